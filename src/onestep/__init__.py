@@ -1,0 +1,3 @@
+"""OneStep: one-step generative super-resolution."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Pure building blocks: tensors in, tensors out, and pictures on disk."""

@@ -1,0 +1,1 @@
+"""Degradations: how a high-resolution picture becomes a low-resolution one."""
