@@ -1,0 +1,261 @@
+"""Where weights come from: a table of known files, found locally first, downloaded and hashed otherwise.
+
+``ONESTEP_HOME`` names the folder of weights (default: ``onestep`` in the user's cache folder). A file is
+looked for there under its path in the table, under its bare name, and under its bare name in each direct
+subfolder. Only then is it downloaded, to a temporary name in the same folder, and renamed when its SHA-256 is
+right: a file that is there is whole. Nothing here decodes a file; the callers do, and only as plain tensors.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import IO
+
+from onestep.core.errors import InputError, UsageError
+
+HOME_VARIABLE = "ONESTEP_HOME"
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all) while a file is downloaded."""
+
+_CHUNK = 1 << 20
+_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One concrete file that serves as the wanted weights."""
+
+    path: str
+    """Below ``ONESTEP_HOME``, with forward slashes."""
+    sha256: str
+    size: int
+    """Bytes."""
+    mirrors: tuple[str, ...] = ()
+    """``https://…`` or ``hf://OWNER/REPOSITORY/FILE``, tried in this order; empty: placed by hand."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Known weights; the copies hold the same numbers in different containers, any one of them will do."""
+
+    what: str
+    copies: tuple[Copy, ...]
+    license: str
+    source: str
+    """Where a person finds them."""
+
+
+_PERCEPTUAL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
+_TORCH = "https://download.pytorch.org/models"
+_TORCHVISION = "https://github.com/pytorch/vision"
+_IQA = "hf://chaofengc/IQA-PyTorch-Weights"
+_IQA_RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights"
+
+
+def _head(net: str, sha256: str, size: int) -> Weights:
+    return Weights(
+        f"LPIPS v0.1 linear head for {net}",
+        (Copy(f"lpips/lin_v0.1_{net}.pth", sha256, size, (f"{_PERCEPTUAL}/{net}.pth",)),),
+        "BSD-2-Clause",
+        "https://github.com/richzhang/PerceptualSimilarity",
+    )
+
+
+def _backbone(file: str, what: str, sha256: str, size: int, *others: Copy) -> Weights:
+    downloaded = Copy(f"lpips/{file}", sha256, size, (f"{_TORCH}/{file}",))
+    return Weights(what, (*others, downloaded), "BSD-3-Clause", _TORCHVISION)
+
+
+FILES: Mapping[str, Weights] = MappingProxyType(
+    {
+        "lpips-squeeze-backbone": _backbone(
+            "squeezenet1_1-b8a52dc0.pth",
+            "SqueezeNet 1.1 features (ImageNet)",
+            "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+            4_958_839,
+            Copy(
+                "lpips/squeezenet1_1_features.pth",
+                "435cedb387e95bc8291893f61a3a64f0345b8c23a05139aceef43947efb3d52d",
+                2_899_197,
+            ),
+        ),
+        "lpips-alex-backbone": _backbone(
+            "alexnet-owt-7be5be79.pth",
+            "AlexNet (ImageNet)",
+            "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+            244_408_911,
+        ),
+        "lpips-vgg-backbone": _backbone(
+            "vgg16-397923af.pth",
+            "VGG-16 (ImageNet)",
+            "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+            553_433_881,
+        ),
+        "lpips-squeeze-head": _head(
+            "squeeze", "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76", 10_811
+        ),
+        "lpips-alex-head": _head(
+            "alex", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0", 6_009
+        ),
+        "lpips-vgg-head": _head(
+            "vgg", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", 7_289
+        ),
+        "niqe": Weights(
+            "NIQE natural-scene model (mean and covariance of 36 features)",
+            (
+                Copy(
+                    "niqe/niqe_pris_params.npz",
+                    "2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296",
+                    11_850,
+                    (
+                        "https://raw.githubusercontent.com/XPixelGroup/BasicSR/master/"
+                        "basicsr/metrics/niqe_pris_params.npz",
+                    ),
+                ),
+                Copy(
+                    "niqe/modelparameters.mat",
+                    "fa2aa4d12dd9595c3fb6bf8b4e1a15c79d5d1469238d0901c88dead195be578d",
+                    8_347,
+                    (f"{_IQA}/niqe_modelparameters.mat", f"{_IQA_RELEASE}/niqe_modelparameters.mat"),
+                ),
+            ),
+            "University of Texas at Austin notice: any purpose, notice kept",
+            "https://github.com/utlive/niqe",
+        ),
+    }
+)
+"""Every file that this package knows how to get, by name."""
+
+
+def home() -> Path:
+    """The folder of weights: ``ONESTEP_HOME``, else ``onestep`` in the user's cache folder. May not exist."""
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        cache = Path.home() / "Library" / "Caches"
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "onestep"
+
+
+def candidates(path: str) -> Iterator[Path]:
+    """Existing files below ``home()`` that ``path`` may mean: exact path, bare name, one folder down."""
+    root, name = home(), PurePosixPath(path).name
+    places = [root / path, root / name]
+    with suppress(OSError):
+        places += sorted(folder / name for folder in root.iterdir() if folder.is_dir())
+    for place in dict.fromkeys(places):
+        if place.is_file():
+            yield place
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locate(name: str) -> Path | None:
+    """The local file for a name of ``FILES``, its hash checked; None when no such file is there.
+
+    Raises:
+        UsageError: the name is not in the table.
+    """
+    for copy in _known(name).copies:
+        for place in candidates(copy.path):
+            if place.stat().st_size == copy.size and sha256(place) == copy.sha256:
+                return place
+    return None
+
+
+def fetch(name: str, progress: Progress | None = None) -> Path:
+    """The local file for a name of ``FILES``, downloaded into ``home()`` where needed.
+
+    Raises:
+        UsageError: the name is not in the table.
+        InputError: it could not be downloaded either; one line says where to put it and where to get it.
+    """
+    weights = _known(name)
+    found = locate(name)
+    if found is not None:
+        return found
+    reasons: list[str] = []
+    for copy in weights.copies:
+        for mirror in copy.mirrors:
+            try:
+                return _download(mirror, copy, progress)
+            except (OSError, HTTPException, ValueError) as error:
+                reasons.append(" ".join(f"{_host(mirror)}: {error}".split())[:160])
+    raise InputError(_how_to_get(weights, reasons))
+
+
+def _known(name: str) -> Weights:
+    if name not in FILES:
+        raise UsageError(f"no weights are known as {name!r}; known are {', '.join(FILES)}")
+    return FILES[name]
+
+
+def _host(mirror: str) -> str:
+    return "huggingface.co" if mirror.startswith("hf://") else mirror.split("/")[2]
+
+
+def _how_to_get(weights: Weights, reasons: list[str]) -> str:
+    copy = next((one for one in weights.copies if one.mirrors), weights.copies[0])
+    line = f"{weights.what}: file not found; put it at {home() / copy.path}"
+    line += f" (from {copy.mirrors[0] if copy.mirrors else weights.source}) or set {HOME_VARIABLE}"
+    wrong = [place for one in weights.copies for place in candidates(one.path)]
+    if wrong:
+        line += f"; {wrong[0]} is there, but its content is not the expected one"
+    return f"{line}; download failed: {reasons[0]}" if reasons else line
+
+
+def _download(mirror: str, copy: Copy, progress: Progress | None) -> Path:
+    target = home() / copy.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
+        if mirror.startswith("hf://"):
+            part = _from_hugging_face(mirror, Path(folder))
+        else:
+            part = _from_url(mirror, Path(folder) / "part", copy.size, progress)
+        got = sha256(part)
+        if got != copy.sha256:
+            raise ValueError(f"content differs from the expected one (sha256 {got[:16]})")
+        os.replace(part, target)
+    return target
+
+
+def _from_url(url: str, part: Path, size: int, progress: Progress | None) -> Path:
+    request = urllib.request.Request(url, headers={"User-Agent": "onestep"})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, part.open("wb") as file:
+        _pump(answer, file, size, progress)
+    return part
+
+
+def _pump(source: IO[bytes], target: IO[bytes], size: int, progress: Progress | None) -> None:
+    done = 0
+    while done <= size and (chunk := source.read(_CHUNK)):
+        target.write(chunk)
+        done += len(chunk)
+        if progress is not None:
+            progress(min(done, size), size)
+
+
+def _from_hugging_face(mirror: str, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download  # slow to import, and only downloads need it
+
+    owner, repository, file = mirror.removeprefix("hf://").split("/", 2)
+    got = Path(hf_hub_download(f"{owner}/{repository}", file, local_dir=folder / "hub"))
+    return Path(shutil.move(got, folder / "part"))
