@@ -1,0 +1,78 @@
+"""One endless field of noise per seed, drawn in blocks when a window of it is needed.
+
+A tile, a strip, a worker or another engine that asks for the same elements gets the same values, and no
+canvas is ever held in memory.
+"""
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onestep.core.errors import UsageError
+
+BLOCK: Final = 256
+"""Side of a block, in canvas elements."""
+_CACHED_BLOCKS: Final = 24
+
+
+class NoiseCanvas:
+    """Standard normal noise over the quarter plane row >= 0, column >= 0, fixed by a seed.
+
+    The plane is divided into blocks of 256 x 256 elements (all channels together). Each block has a generator
+    of its own, seeded by numpy's ``SeedSequence`` with the seed as entropy and (block row, block column) as
+    spawn key: neighbouring blocks and neighbouring seeds are independent. Everything is drawn on the CPU, so
+    that values do not depend on the device.
+    """
+
+    def __init__(self, seed: int, channels: int) -> None:
+        """A canvas of ``channels`` channels.
+
+        Args:
+            seed: any integer from 0 up.
+            channels: channels of the noise; 0 for models that take none.
+
+        Raises:
+            UsageError: the seed is negative.
+            ValueError: the number of channels is negative.
+        """
+        if seed < 0:
+            raise UsageError(f"seed {seed} is negative: use an integer from 0 up")
+        if channels < 0:
+            raise ValueError(f"channels must not be negative, got {channels}")
+        self.seed: Final = seed
+        self.channels: Final = channels
+        self._block = lru_cache(maxsize=_CACHED_BLOCKS)(self._draw)
+
+    def window(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """The elements of a rectangle: (1, channels, height, width), float32, on the CPU.
+
+        Raises:
+            ValueError: the rectangle is empty or begins above or left of the canvas.
+        """
+        if top < 0 or left < 0 or height < 1 or width < 1:
+            raise ValueError(f"no such window of the canvas: {top=} {left=} {height=} {width=}")
+        out = torch.empty(1, self.channels, height, width)
+        if self.channels == 0:
+            return out
+        for row in range(top // BLOCK, (top + height - 1) // BLOCK + 1):
+            rows_out, rows_in = _cut(row, top, height)
+            for column in range(left // BLOCK, (left + width - 1) // BLOCK + 1):
+                columns_out, columns_in = _cut(column, left, width)
+                out[0, :, rows_out, columns_out] = self._block(row, column)[:, rows_in, columns_in]
+        return out
+
+    def _draw(self, row: int, column: int) -> Tensor:
+        """Block (row, column), (channels, 256, 256)."""
+        key = np.random.SeedSequence(self.seed, spawn_key=(row, column))
+        generator = np.random.Generator(np.random.PCG64(key))
+        return torch.from_numpy(generator.standard_normal((self.channels, BLOCK, BLOCK), dtype=np.float32))
+
+
+def _cut(block: int, start: int, length: int) -> tuple[slice, slice]:
+    """Where a block meets [start, start + length): as slices of the interval and of the block."""
+    first = max(start, block * BLOCK)
+    last = min(start + length, (block + 1) * BLOCK)
+    return slice(first - start, last - start), slice(first - block * BLOCK, last - block * BLOCK)
