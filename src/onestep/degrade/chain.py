@@ -1,15 +1,15 @@
 """Composition of degradations: in a row, one of several, perhaps, in any order.
 
-A degradation is a function of a picture and a random generator. It keeps no state: the same picture and the same
-generator state give the same pixels, in a data worker as in a test. Compositions are frozen, compare by value, and
-print as the expression that makes them, so the ``repr`` of a preset is its recipe.
+A degradation is a function of a picture and a random generator. It keeps no state: the same picture and the
+same generator state give the same pixels, in a data worker as in a test. Compositions are frozen, compare by
+value, and print as the expression that makes them, so the ``repr`` of a preset is its recipe.
 
-Some steps size their result by the picture at the entrance of the whole recipe ("to a quarter of the HR size",
-whatever happened in between). Such a step has a method ``within`` that also takes that size; compositions hand it
-down. A step that does not care is a plain function ``(image, generator) -> image``.
+Some steps size their result by the picture at the entrance of the whole recipe ("to a quarter of the HR
+size", whatever happened in between). Such a step has a method ``within`` that also takes that size;
+compositions hand it down. A step that does not care is a plain function ``(image, generator) -> image``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -95,12 +95,8 @@ class Choice(_Composition):
 
     def within(self, image: Tensor, generator: torch.Generator, size: Size) -> Tensor:
         """See the base."""
-        left = uniform(generator, 0.0, sum(weight for _, weight in self.options))
-        for step, weight in self.options:
-            left -= weight
-            if left < 0:
-                return apply(step, image, generator, size)
-        return apply(self.options[-1][0], image, generator, size)
+        index = pick(generator, [weight for _, weight in self.options])
+        return apply(self.options[index][0], image, generator, size)
 
     def __repr__(self) -> str:
         return _call("Choice", [f"{step!r}: {weight!r}" for step, weight in self.options], "({", "})")
@@ -146,6 +142,16 @@ class Shuffle(_Composition):
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
     """Draw one number from U[low, high)."""
     return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+def pick(generator: torch.Generator, weights: Sequence[float]) -> int:
+    """Draw an index with probabilities proportional to ``weights``."""
+    left = uniform(generator, 0.0, sum(weights))
+    for index, weight in enumerate(weights):
+        left -= weight
+        if left < 0:
+            return index
+    return len(weights) - 1
 
 
 def _call(name: str, parts: list[str], opening: str = "(", closing: str = ")") -> str:

@@ -2,11 +2,12 @@
 
 Two conventions:
 
-- ``"tensor"``: what the two-stage training pipelines use. Quality is any real number, tables are scaled but not
-  rounded, sides are padded with zeros to multiples of 16, chroma is repeated on decoding, nothing but the coefficients
-  is rounded (``ctmsr.md`` 6.2).
-- ``"libjpeg"``: what a file goes through. Integer tables, edges repeated, planes and pixels rounded to 8 bit, triangle
-  filter for chroma on decoding. Close to, not bit-equal with, libjpeg (whose integer transforms round differently).
+- ``"tensor"``: what the two-stage training pipelines use. Quality is any real number, tables are scaled but
+  not rounded, sides are padded with zeros to multiples of 16, chroma is repeated on decoding, nothing but the
+  coefficients is rounded.
+- ``"libjpeg"``: what a file goes through. Integer tables, edges repeated, planes and pixels rounded to 8 bit,
+  triangle filter for chroma on decoding. Close to, not bit-equal with, libjpeg (whose integer transforms
+  round differently).
 
 Entropy coding is lossless and left out. Tables: ITU-T T.81, annex K.
 """
@@ -45,8 +46,8 @@ def tables(quality: float, convention: Convention = "tensor") -> tuple[Tensor, T
 
     Args:
         quality: 1 to 100; ``"libjpeg"`` uses its integer part.
-        convention: ``"libjpeg"`` rounds to integers in 1..255, ``"tensor"`` does not (quality 100 then has step 0,
-            replaced by a step of 1/100 level).
+        convention: ``"libjpeg"`` rounds to integers in 1..255, ``"tensor"`` does not (quality 100 then has
+            step 0, replaced by a step of 1/100 level).
 
     Raises:
         UsageError: ``quality`` is outside 1..100.
@@ -72,7 +73,8 @@ def jpeg(
         image: (3, H, W), RGB in [0, 1], float, any H and W of at least 1.
         quality: 1 to 100.
         convention: See the module.
-        differentiable: Pass gradients straight through the rounding (as if it were the identity); same values.
+        differentiable: Pass gradients straight through the rounding (as if it were the identity); same
+            values.
 
     Returns:
         (3, H, W) in [0, 1].

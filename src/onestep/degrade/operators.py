@@ -1,24 +1,23 @@
 """The single steps of a degradation: blur, resize, noise, compression, rounding.
 
-Each is a frozen dataclass whose fields are ranges and probabilities, called with a picture (3, H, W), float32, RGB in
-[0, 1], and a CPU generator. Every parameter and every noise value is drawn from that generator. Ranges are uniform and
-probabilities sum to 1 unless said otherwise. Values leave [0, 1] only where the text of a step says so.
+Each is a frozen dataclass whose fields are ranges and probabilities, called with a picture (3, H, W),
+float32, RGB in [0, 1], and a CPU generator. Every parameter and every noise value is drawn from that
+generator. Ranges are uniform and probabilities sum to 1 unless said otherwise. Values leave [0, 1] only where
+the text of a step says so.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional
 
 from onestep.core.errors import UsageError
 from onestep.degrade import jpeg as codec
 from onestep.degrade import kernels
-from onestep.degrade.chain import Size, uniform
+from onestep.degrade.chain import Size, pick, uniform
 
 Range = tuple[float, float]
 Mode = Literal["area", "bilinear", "bicubic"]
@@ -39,16 +38,18 @@ MIXTURE: tuple[tuple[Family, float], ...] = (
 class Blur:
     """Convolve with a random kernel; reflected borders.
 
-    Source: ``ctmsr.md`` 6.2, ``osediff.md`` 4.2. (There kernels are also padded with zeros to a common side, which
+    Source: Real-ESRGAN (arXiv 2107.10833). (Its kernels are also padded with zeros to a common side, which
     changes nothing but the layout of a batch.)
 
     Attributes:
         sizes: Smallest and largest kernel side, both odd; odd sides between are equally likely.
         sigma: Range of the kernel's sigma in pixels, drawn once for an isotropic kernel, else per axis.
         families: (family, probability) pairs.
-        beta_generalized: Range of beta, drawn from its part below 1 or its part above 1 with probability 1/2 each.
+        beta_generalized: Range of beta, drawn from its part below 1 or its part above 1 with probability 1/2
+            each.
         beta_plateau: The same for plateau kernels.
-        sinc: Probability of a circular low-pass instead, with cut-off U[pi/3, pi] below side 13, else U[pi/5, pi].
+        sinc: Probability of a circular low-pass instead, with cut-off U[pi/3, pi] below side 13, else U[pi/5,
+            pi].
     """
 
     sizes: tuple[int, int] = (7, 21)
@@ -64,7 +65,7 @@ class Blur:
         if self.sinc > 0 and uniform(generator, 0.0, 1.0) < self.sinc:
             low = math.pi / 3 if size < 13 else math.pi / 5
             return kernels.sinc(size, uniform(generator, low, math.pi))
-        family = self.families[_pick(generator, [weight for _, weight in self.families])][0]
+        family = self.families[pick(generator, [weight for _, weight in self.families])][0]
         sigma_x = uniform(generator, *self.sigma)
         sigma_y, angle = sigma_x, 0.0
         if family.endswith("aniso"):
@@ -79,7 +80,7 @@ class Blur:
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Blur; a sinc kernel may overshoot [0, 1]."""
-        return convolve(image, self.kernel(generator))
+        return kernels.convolve(image, self.kernel(generator))
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Sinc:
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Filter."""
-        return convolve(image, self.kernel(generator))
+        return kernels.convolve(image, self.kernel(generator))
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ class Resize:
         directions: Probabilities of up, down, keep.
         factors: (lo, hi): up draws the factor from U[1, hi], down from U[lo, 1], keep is 1.
         modes: Equally likely interpolation modes. Bicubic may overshoot [0, 1].
-        divisor: None: the factor is relative to the current picture. A number d: relative to 1/d of the picture that
-            entered the recipe, so the result has floor(floor(H / d) * factor) lines (and columns alike).
+        divisor: None: the factor is relative to the current picture. A number d: relative to 1/d of the
+            picture that entered the recipe, so the result has floor(floor(H / d) * factor) lines (and columns
+            alike).
     """
 
     directions: tuple[float, float, float]
@@ -122,7 +124,7 @@ class Resize:
 
     def factor(self, generator: torch.Generator) -> float:
         """Draw the factor."""
-        direction = _pick(generator, self.directions)
+        direction = pick(generator, self.directions)
         if direction == 2:
             return 1.0
         return (
@@ -138,7 +140,7 @@ class Resize:
     def within(self, image: Tensor, generator: torch.Generator, size: Size) -> Tensor:
         """Resize inside a recipe that a picture of ``size`` (H, W) entered."""
         factor = self.factor(generator)
-        mode = self.modes[_pick(generator, (1.0,) * len(self.modes))]
+        mode = self.modes[pick(generator, (1.0,) * len(self.modes))]
         if self.divisor is None:
             if factor == 1.0:
                 return image
@@ -183,7 +185,7 @@ class Downsample:
     Attributes:
         factor: How many times smaller; the sides must be multiples of it (see `Crop`).
         kernel: ``"bicubic"``: torch ``interpolate`` with antialias (a = -0.5), which may overshoot [0, 1];
-            ``"area"``: mean of factor x factor pixels. Source: ``oftsr.md`` 5.1.
+            ``"area"``: mean of factor x factor pixels.
     """
 
     factor: int
@@ -226,7 +228,7 @@ class PoissonNoise:
 
     v is 2^ceil(log2 n) with n the number of different 8-bit values in x; its standard deviation is
     scale * sqrt(x / v). Grey noise is made from the luma of the picture and added to all channels.
-    Source: ``osediff.md`` 4.2.
+    Source: Real-ESRGAN (arXiv 2107.10833).
 
     Attributes:
         scale: Range of the strength.
@@ -265,12 +267,16 @@ class Jpeg:
     quality: Range
     convention: codec.Convention = "tensor"
 
+    def draw(self, generator: torch.Generator) -> float:
+        """Draw the quality."""
+        low, high = self.quality
+        if self.convention == "libjpeg":
+            return math.floor(uniform(generator, math.ceil(low), math.floor(high) + 1))
+        return uniform(generator, low, high)
+
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Compress; gradients, if asked for, pass straight through the rounding."""
-        low, high = self.quality
-        quality = uniform(generator, low, high)
-        if self.convention == "libjpeg":
-            quality = math.floor(uniform(generator, math.ceil(low), math.floor(high) + 1))
+        quality = self.draw(generator)
         return codec.jpeg(image, quality, convention=self.convention, differentiable=image.requires_grad)
 
 
@@ -292,43 +298,9 @@ class Round8:
         return (image * 255).round().clamp(0, 255) / 255
 
 
-def convolve(image: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve each channel of (3, H, W) with one point-symmetric kernel (k, k), k odd; reflected borders.
-
-    Done with a Fourier transform, exact to float32 rounding and the fastest way here for kernels above 7. The border is
-    reflected as often as the kernel reaches, so a picture may be smaller than the kernel.
-    """
-    reach = kernel.shape[-1] // 2
-    height, width = image.shape[-2:]
-    rows, columns = _reflected(height, reach), _reflected(width, reach)
-    padded = image.index_select(-2, rows).index_select(-1, columns)
-    size = [next_fast_len(side + 2 * reach, real=True) for side in (height, width)]
-    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)
-    full = torch.fft.irfft2(spectrum, s=size)
-    return full[..., 2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width]
-
-
-def _reflected(length: int, reach: int) -> Tensor:
-    """Indices -reach .. length + reach - 1 folded into 0 .. length - 1 by reflection at the end pixels."""
-    index = torch.arange(-reach, length + reach)
-    period = max(1, 2 * (length - 1))
-    index = index.remainder(period)
-    return torch.minimum(index, period - index) if length > 1 else torch.zeros_like(index)
-
-
 def _odd(generator: torch.Generator, sizes: tuple[int, int]) -> int:
     low, high = sizes
     return low + 2 * math.floor(uniform(generator, 0, (high - low) // 2 + 1))
-
-
-def _pick(generator: torch.Generator, weights: Sequence[float]) -> int:
-    """Draw an index with probabilities proportional to ``weights``."""
-    left = uniform(generator, 0.0, sum(weights))
-    for index, weight in enumerate(weights):
-        left -= weight
-        if left < 0:
-            return index
-    return len(weights) - 1
 
 
 def _beta(generator: torch.Generator, bounds: Range) -> float:

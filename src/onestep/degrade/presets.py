@@ -1,32 +1,33 @@
 """Named degradations: from a high-resolution picture to its low-resolution partner.
 
-``preset(name, scale)`` gives a recipe that turns (3, H, W), RGB in [0, 1], into (3, H // scale, W // scale). Sides
-that are not multiples of the scale are cropped first, at the bottom and on the right: crop the HR picture alike.
-The numbers of the published pipelines hold for scale 4; at other scales the same ranges are used.
+``preset(name, scale)`` gives a recipe that turns (3, H, W), RGB in [0, 1], into (3, H // scale, W // scale).
+Sides that are not multiples of the scale are cropped first, at the bottom and on the right: crop the HR
+picture alike. The numbers of the published pipelines hold for scale 4; at other scales the same ranges are
+used.
 
-=====================  ====================================================  =============================
-name                   source                                                values of the result
-=====================  ====================================================  =============================
-bicubic                ``oftsr.md`` 5.1, torch antialias                     real, may overshoot [0, 1]
-average-pool           ``oftsr.md`` 5.1                                      real in [0, 1]
-average-pool-noisy     ``oftsr.md`` 5.1, noise 0.025 on the LR grid          real, not clipped
-realesrgan             Real-ESRGAN x4plus, ``osediff.md`` 4.2                8 bit
-resshift               ``ctmsr.md`` 6.2, ``oftsr.md`` 1.5                    8 bit
-osediff                ``osediff.md`` 4.2                                    real, may overshoot [0, 1]
-s3diff                 ``s3diff.md`` 4.2                                     real in [0, 1]
-camera                 our own: mild, for pictures of real cameras           8 bit
-mixed                  our own: what the shipped model is trained on         8 bit
-=====================  ====================================================  =============================
+==================  ==================================================  =========================
+name                source                                              values of the result
+==================  ==================================================  =========================
+bicubic             OFTSR (arXiv 2412.09465), torch with antialias      real, may leave [0, 1]
+average-pool        OFTSR, noiseless                                    real in [0, 1]
+average-pool-noisy  OFTSR, its noisy task                               real, may leave [0, 1]
+realesrgan          Real-ESRGAN x4plus (arXiv 2107.10833)               8 bit
+resshift            ResShift (arXiv 2307.12348), CTMSR, OFTSR real-sr   8 bit
+osediff             OSEDiff (arXiv 2406.08177)                          real, may leave [0, 1]
+s3diff              S3Diff (arXiv 2409.17058)                           real in [0, 1]
+camera              our own: mild, for pictures of real cameras         8 bit
+mixed               our own: what the shipped model is trained on       8 bit
+==================  ==================================================  =========================
 
-OSEDiff resizes its LR picture back up to the HR size in a random mode and rounds only then. That belongs to the
-method: the preset ends with the LR picture, neither clamped nor rounded. No preset sharpens the HR picture, keeps a
-pool of pairs, or is told about a batch: every picture has its own draws.
+OSEDiff resizes its LR picture back up to the HR size in a random mode and rounds only then. That belongs to
+the method: the preset ends with the LR picture, neither clamped nor rounded. No preset sharpens the HR
+picture, keeps a pool of pairs, or is told about a batch: every picture has its own draws.
 """
 
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onestep.core.errors import UsageError
 from onestep.degrade.chain import Chain, Choice, Degradation, Maybe
@@ -74,17 +75,7 @@ _REALESRGAN = _Numbers(
     second_blur=0.8,
 )
 
-_RESSHIFT = _Numbers(
-    sizes=((3, 19), (3, 13)),
-    sigma=((0.2, 3.0), (0.2, 1.5)),
-    beta_generalized=(0.5, 4.0),
-    beta_plateau=(1.0, 2.0),
-    factors=((0.15, 1.5), (0.3, 1.2)),
-    gaussian=((1.0, 30.0), (1.0, 25.0)),
-    poisson=((0.05, 3.0), (0.05, 2.5)),
-    quality=((30.0, 95.0), (30.0, 95.0)),
-    second_blur=0.8,
-)
+_RESSHIFT = replace(_REALESRGAN, sizes=((3, 19), (3, 13)))
 
 _S3DIFF = _Numbers(
     sizes=((7, 21), (7, 21)),
@@ -144,8 +135,8 @@ def s3diff(scale: int) -> Degradation:
 def camera(scale: int) -> Degradation:
     """Mild: lens blur, one reduction, little noise, light JPEG, 8 bit.
 
-    Blur of sigma 0.2 to 2.8 HR pixels at scale 4, in proportion at other scales; noise up to 4/255 (shot noise: at
-    white); JPEG quality 75 to 100 as a file has it.
+    Blur of sigma 0.2 to 2.8 HR pixels at scale 4, in proportion at other scales; noise up to 4/255 (shot
+    noise: at white); JPEG quality 75 to 100 as a file has it.
     """
     sigma = (0.2 * scale / 4, 2.8 * scale / 4)
     side = 2 * math.ceil(3.5 * sigma[1]) + 1
