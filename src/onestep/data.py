@@ -1,0 +1,217 @@
+"""Pictures become training pairs: crop, flip, degrade.
+
+Everything about a pair follows from (seed, position): which picture, where it is cut, whether it is
+flipped, how it is degraded. So the order needs no state, a run that was stopped continues with the same
+pixels, and the number of workers changes nothing.
+"""
+
+import hashlib
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from onestep.core.errors import InputError, UsageError
+from onestep.core.synthetic import synthetic
+
+Degrade = Callable[[Tensor, torch.Generator], Tensor]
+"""(3, H, W) in [0, 1] -> (3, H / scale, W / scale), parameters drawn from the generator."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, and how they are cut."""
+
+    folder: str = "synthetic"
+    """Folder of pictures, searched recursively; "synthetic" draws procedural ones instead."""
+    crop: int = 256
+    """HR side of a training crop in pixels; a multiple of ``scale``."""
+    scale: int = 4
+    horizontal: float = 0.5
+    """Probability of a left-right flip, before the degradation (OFTSR 1.3)."""
+    vertical: float = 0.06
+    """Probability of an upside-down flip (OFTSR 1.3)."""
+    holdout: int = 20
+    """Every so many-th file, in sorted order and from the first, is never trained on; 0 keeps none back."""
+    extensions: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+    cache: int = 1000
+    """Megapixels of decoded pictures kept in memory by each worker, three bytes per pixel."""
+    workers: int = 1
+    """Processes that prepare pairs beside the training; 0 prepares them in turn with it."""
+    pictures: int = 1000
+    """How many different procedural pictures "synthetic" has."""
+
+
+def keyed(*key: int | str) -> int:
+    """A 63-bit seed that follows from the key, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _generator(*key: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(keyed(*key))
+
+
+def files(config: DataConfig, *, held_out: bool) -> list[Path]:
+    """The sorted files of one side of the split.
+
+    Raises:
+        UsageError: The folder is missing or holds no pictures.
+    """
+    folder = Path(config.folder).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder of training pictures; set data.folder")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in config.extensions)
+    kept = [
+        path for i, path in enumerate(found) if (config.holdout > 0 and i % config.holdout == 0) == held_out
+    ]
+    if not kept and not held_out:
+        raise UsageError(f"{folder}: no pictures to train on ({', '.join(config.extensions)})")
+    return kept
+
+
+def decode(path: Path) -> np.ndarray:
+    """Read a picture as (H, W, 3) uint8.
+
+    Raises:
+        InputError: The file is not a readable picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a picture ({error}); remove it from the folder"
+        ) from error
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the training alone decides when to stop."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Source:
+    """Pictures by index, (3, H, W) uint8 or float in [0, 1], decoded ones kept in memory."""
+
+    def __init__(self, config: DataConfig, *, held_out: bool = False) -> None:
+        self.config = config
+        self.drawn = config.folder == "synthetic"
+        self.name = "held out" if held_out else "train"
+        self.paths = [] if self.drawn else files(config, held_out=held_out)
+        self.count = (
+            (max(1, config.pictures // 20) if held_out else config.pictures)
+            if self.drawn
+            else len(self.paths)
+        )
+        self._decoded: dict[int, np.ndarray] = {}
+        self._pixels = 0
+
+    def crop(self, index: int, side: int, generator: torch.Generator | None) -> Tensor:
+        """A square (3, side, side) float32 in [0, 1]: drawn at random, or from the centre without generator."""
+        if self.drawn:
+            return synthetic(side, _generator("synthetic", self.name, index))
+        pixels = self._read(index)
+        short = [max(0, side - length) for length in pixels.shape[:2]]
+        if any(short):
+            pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
+        spare = [length - side for length in pixels.shape[:2]]
+        if generator is None:
+            top, left = (length // 2 for length in spare)
+        else:
+            top, left = (int(torch.randint(0, n + 1, (1,), generator=generator)) for n in spare)
+        window = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+        return torch.from_numpy(window).permute(2, 0, 1).contiguous().float() / 255
+
+    def label(self, index: int) -> str:
+        """What to call this picture in reports."""
+        return f"synthetic-{index:04d}" if self.drawn else self.paths[index].stem
+
+    def _read(self, index: int) -> np.ndarray:
+        if index not in self._decoded:
+            pixels = decode(self.paths[index])
+            area = pixels.shape[0] * pixels.shape[1]
+            if self._pixels + area > self.config.cache * 1_000_000:
+                return pixels
+            self._decoded[index] = pixels
+            self._pixels += area
+        return self._decoded[index]
+
+
+class Pairs(Dataset[tuple[Tensor, Tensor]]):
+    """(LR, HR) by position, endless: epoch after epoch, each in its own order."""
+
+    def __init__(self, config: DataConfig, degrade: Degrade, seed: int) -> None:
+        """Look at the folder; nothing is decoded yet.
+
+        Args:
+            config: Which pictures and how they are cut.
+            degrade: Makes LR from HR.
+            seed: Another seed is another order, other crops, other degradations.
+
+        Raises:
+            UsageError: The crop does not divide by the scale, or there are no pictures.
+        """
+        if config.crop % config.scale:
+            raise UsageError(f"data.crop={config.crop} is not a multiple of data.scale={config.scale}")
+        self.config, self.degrade, self.seed = config, degrade, seed
+        self.source = Source(config)
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __len__(self) -> int:
+        """Pictures per epoch."""
+        return self.source.count
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Same as :meth:`at`, for the loader."""
+        return self.at(position)
+
+    def at(self, position: int) -> tuple[Tensor, Tensor]:
+        """LR (3, crop / scale, crop / scale) and HR (3, crop, crop), nominally in [0, 1].
+
+        Args:
+            position: Any number from 0; the same position gives the same pixels.
+        """
+        generator = _generator("pair", self.seed, position)
+        hr = self.source.crop(self._index(position), self.config.crop, generator)
+        across, down = torch.rand(2, generator=generator).tolist()
+        axes = [
+            axis
+            for axis, flip in ((2, across < self.config.horizontal), (1, down < self.config.vertical))
+            if flip
+        ]
+        hr = hr.flip(axes).contiguous() if axes else hr
+        return self.degrade(hr, generator), hr
+
+    def batches(
+        self, positions: Iterable[list[int]], *, pin: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One (LR, HR) batch per list of positions, in order, prepared ahead by the workers.
+
+        Args:
+            positions: The positions of each batch.
+            pin: Whether to page-lock the batches, for a faster copy to a GPU.
+        """
+        workers = self.config.workers
+        loader = DataLoader(
+            self,
+            batch_sampler=positions,
+            num_workers=workers,
+            worker_init_fn=_ignore_interrupt if workers else None,
+            prefetch_factor=4 if workers else None,
+            pin_memory=pin,
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+    def _index(self, position: int) -> int:
+        epoch, within = divmod(position, self.source.count)
+        if epoch != self._epoch:
+            self._order = torch.randperm(self.source.count, generator=_generator("epoch", self.seed, epoch))
+            self._epoch = epoch
+        return int(self._order[within])

@@ -1,0 +1,113 @@
+"""What a training recipe is made of: frozen dataclasses, one field per decision.
+
+A recipe is a function that returns a :class:`Recipe` (``onestep.recipes``); a variant of a recipe calls
+another one and changes it with ``dataclasses.replace``. There are no other configuration files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from onestep.core.contract import Objective
+from onestep.data import DataConfig
+
+
+@runtime_checkable
+class ObjectiveConfig(Protocol):
+    """A frozen dataclass beside an objective that knows how to build it."""
+
+    def build(self, init: Path | None) -> Objective:
+        """Build the objective; ``init`` is a release file to start from (or to learn from).
+
+        The model of the objective has an attribute ``config``: the frozen dataclass that the card of a
+        release file records, and from which the method's table builds the same model again.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the parameters of one group move."""
+
+    lr: float = 1e-4
+    kind: Literal["adam", "adamw"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = 0
+    """Steps of linear warm-up: the learning rate of step n (from 0) is ``lr * (n + 1) / warmup``."""
+    decay_to: float = 1.0
+    """Fraction of ``lr`` left at the last step, reached by half a cosine after the warm-up; 1 = constant."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int
+    batch: int
+    """Images per step over all ranks and micro-batches."""
+    micro: int | None = None
+    """Images per forward on one device; ``batch / ranks`` when None."""
+    optimizers: Mapping[str, OptimizerConfig] = field(default_factory=lambda: {"model": OptimizerConfig()})
+    """One per group of the objective."""
+    ema: float | None = 0.999
+    """Decay of the average of group "model", which is what ships; None ships the parameters themselves."""
+    clip: float | None = 1.0
+    """Largest norm of a group's gradient; None never clips."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """bfloat16: the objective runs under autocast; parameters, losses and optimizers stay float32."""
+    channels_last: bool = True
+    seed: int = 0
+    save_every: int = 1000
+    """Steps between two states (what a killed run continues from)."""
+    log_every: int = 50
+    """Steps between two lines of the log."""
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """What is looked at while training: crops of held-out pictures, restored by the averaged model."""
+
+    every: int = 5000
+    """Steps between two checks; each also writes a release file. 0 never checks."""
+    images: int = 8
+    """Held-out pictures used, spread evenly over the sorted list."""
+    crop: int = 256
+    """HR side of the centre crop of each, in pixels."""
+    pictures: int = 4
+    """How many of them are shown in TensorBoard."""
+    metrics: tuple[str, ...] = ("psnr",)
+    sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """Option of the model -> values to check at; empty checks the default options."""
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """What the card of the release file says beside what the loop knows."""
+
+    license: str = "unstated"
+    """Licence of the weights."""
+    limits: tuple[str, ...] = ()
+    attributions: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Option of the model -> the value that a user gets without asking."""
+    half: bool = True
+    """Store floating-point tensors as float16."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete training run."""
+
+    name: str
+    method: str
+    """Name in ``onestep.methods.METHODS``."""
+    objective: ObjectiveConfig
+    degradation: str
+    """Name of a preset of ``onestep.degrade``."""
+    data: DataConfig
+    train: TrainConfig
+    check: CheckConfig = CheckConfig()
+    card: CardConfig = CardConfig()
