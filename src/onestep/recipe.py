@@ -6,7 +6,6 @@ another one and changes it with ``dataclasses.replace``. There are no other conf
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from onestep.core.contract import Objective
@@ -17,8 +16,8 @@ from onestep.data import DataConfig
 class ObjectiveConfig(Protocol):
     """A frozen dataclass beside an objective that knows how to build it."""
 
-    def build(self, init: Path | None) -> Objective:
-        """Build the objective; ``init`` is a release file to start from (or to learn from).
+    def build(self) -> Objective:
+        """The objective with fresh weights (or with those its own settings name).
 
         The model of the objective has an attribute ``config``: the frozen dataclass that the card of a
         release file records, and from which the method's table builds the same model again.
