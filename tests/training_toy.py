@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class ToyConfig:
     width: int = 4
     poison: int = -1
 
-    def build(self) -> ToyObjective:
+    def build(self, init: Path | None) -> ToyObjective:
         return ToyObjective(self.width, self.poison)
 
 

@@ -138,7 +138,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
     return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, card
 
 
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def load(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy tensors into a module: every name and every shape must fit, or nothing is copied.
 
     Raises:
