@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +61,7 @@ class ToyConfig:
     width: int = 4
     poison: int = -1
 
-    def build(self, init: Path | None) -> ToyObjective:
+    def build(self) -> ToyObjective:
         return ToyObjective(self.width, self.poison)
 
 

@@ -6,7 +6,6 @@ another one and changes it with ``dataclasses.replace``. There are no other conf
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from onestep.core.contract import Objective
@@ -17,8 +16,8 @@ from onestep.data import DataConfig
 class ObjectiveConfig(Protocol):
     """A frozen dataclass beside an objective that knows how to build it."""
 
-    def build(self, init: Path | None) -> Objective:
-        """The objective; ``init`` is a release file whose weights its model starts from.
+    def build(self) -> Objective:
+        """The objective with fresh weights, or with those that its own settings name.
 
         The loop puts the objective into training mode: one with frozen helpers overrides ``train`` to keep
         them in evaluation mode. The model of the objective has an attribute ``config``: the frozen dataclass that the card of a

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import onestep
-from onestep.checkpoint import Card, write
+from onestep.checkpoint import Card, load, read, write
 from onestep.core.config import to_dict
 from onestep.core.contract import Loss, Objective, OneStepModel, Pair
 from onestep.core.ema import Ema
@@ -465,7 +465,7 @@ def train(
     Args:
         recipe: What to train.
         folder: The run folder; made when missing.
-        init: Release file whose weights the model starts from.
+        init: Release file whose weights the model starts from; a folder that has a state needs it no more.
         max_minutes: Stop cleanly after this long, state and release file saved.
         device: "auto", or a torch device name.
         replace: Continue a folder that belongs to another recipe.
@@ -485,7 +485,10 @@ def train(
     run = RunFolder(folder, writes=ranks.index == 0)
     run.settle(to_dict(recipe), replace=replace)
     torch.manual_seed(keyed("init", recipe.train.seed))
-    objective = recipe.objective.build(init).to(_device(device))
+    objective = recipe.objective.build()
+    if init is not None and not run.states():
+        load(objective.model, read(init)[0], init)
+    objective.to(_device(device))
     if recipe.train.channels_last:
         objective.to(memory_format=torch.channels_last)
     pairs = Pairs(recipe.data, preset(recipe.degradation, recipe.data.scale), recipe.train.seed)
