@@ -11,7 +11,7 @@ compositions hand it down. A step that does not care is a plain function ``(imag
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ class Degradation(Protocol):
         ...
 
 
-@runtime_checkable
 class Sized(Protocol):
     """A degradation that knows the size (H, W) of the picture at the entrance of the recipe."""
 
@@ -40,8 +39,8 @@ class Sized(Protocol):
 
 def apply(step: Degradation, image: Tensor, generator: torch.Generator, size: Size) -> Tensor:
     """Run one step, handing it the entrance size when it wants it."""
-    if isinstance(step, Sized):
-        return step.within(image, generator, size)
+    if hasattr(step, "within"):
+        return cast(Sized, step).within(image, generator, size)
     return step(image, generator)
 
 

@@ -127,11 +127,8 @@ class Resize:
         direction = pick(generator, self.directions)
         if direction == 2:
             return 1.0
-        return (
-            uniform(generator, 1.0, self.factors[1])
-            if direction == 0
-            else uniform(generator, self.factors[0], 1.0)
-        )
+        low, high = self.factors
+        return uniform(generator, 1.0, high) if direction == 0 else uniform(generator, low, 1.0)
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Resize a picture that is itself the entrance of the recipe."""
