@@ -1,0 +1,41 @@
+"""The methods: one paper, one file; no file imports another.
+
+``METHODS`` names them for release files. A file that names anything else does not load: a downloaded file can
+never make us import code.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from onestep.core.config import from_dict
+from onestep.core.contract import OneStepModel
+from onestep.core.errors import UsageError
+from onestep.methods.oftsr import StudentConfig, TeacherConfig
+from onestep.methods.resample import ResampleConfig
+
+
+class ModelConfig(Protocol):
+    """A frozen dataclass that builds its model."""
+
+    def build(self) -> OneStepModel:
+        """A model with fresh weights."""
+        ...
+
+
+METHODS: Mapping[str, type[ModelConfig]] = {
+    "oftsr": StudentConfig,
+    "oftsr-teacher": TeacherConfig,
+    "resample": ResampleConfig,
+}
+
+
+def build(method: str, config: Mapping[str, Any]) -> OneStepModel:
+    """A model with fresh weights from the method's name and its configuration (as in a card).
+
+    Raises:
+        UsageError: if the method or a field of the configuration is unknown.
+    """
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        raise UsageError(f"unknown method {method!r}: this version knows {known}; is onestep up to date?")
+    return from_dict(METHODS[method], config).build()

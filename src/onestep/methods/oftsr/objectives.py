@@ -1,0 +1,198 @@
+"""OFTSR, the training: flow matching for the teacher, then distillation along its trajectories.
+
+Time is the paper's (0 = LR end, 1 = HR end); sections are those of the paper's specification as told in
+docs/methods/oftsr.md.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from onestep import checkpoint
+from onestep.core.config import from_dict
+from onestep.core.contract import Loss, Objective, Pair
+from onestep.core.errors import UsageError
+from onestep.core.interpolant import like
+from onestep.core.solver import RATIOS
+from onestep.methods.oftsr.model import EPS, OftsrConfig, Student, StudentConfig, Teacher, TeacherConfig
+from onestep.networks.lpips import Lpips
+
+Distance = Literal["l1", "l2"]
+
+
+def distance(kind: Distance, a: Tensor, b: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Mean absolute or squared difference over everything (sections 1.2 and 3.2), weighted per image."""
+    difference = a - b
+    return (weight * (difference.abs() if kind == "l1" else difference.square())).mean()
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Training of the teacher (section 1.2)."""
+
+    model: TeacherConfig = field(default_factory=TeacherConfig)
+    distance: Distance = "l1"
+    perceptual: float = 0.0
+    """Ours, not in the paper: weight of t * LPIPS between the clean estimate x_t + (1 - t) v and HR."""
+    perceptual_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
+
+    def build(self) -> "FlowMatching":
+        """The objective with fresh weights."""
+        return FlowMatching(self, self.model.build())
+
+
+class FlowMatching(Objective):
+    """Stage 1: the teacher learns the velocity x1 - x0 of straight lines from noisy LR to HR."""
+
+    def __init__(self, config: FlowConfig, model: Teacher) -> None:
+        super().__init__()
+        self.config, self.model = config, model
+        self.perceptual = Lpips.load(config.perceptual_net) if config.perceptual > 0 else None
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """One group."""
+        return {"model": list(self.model.parameters())}
+
+    def losses(self, pair: Pair, step: int) -> Iterator[Loss]:
+        """One move: D(v([x_t; x_LR], t), x1 - x0), t ~ U[eps, 1]."""
+        flow = self.model.field
+        lr_up = flow.lr_up(pair.lr)
+        x0 = flow.start(lr_up, torch.randn_like(pair.hr))
+        t = torch.rand(len(x0), device=x0.device) * (1 - EPS) + EPS
+        x_t = (1 - like(t, x0)) * x0 + like(t, x0) * pair.hr
+        v = flow.velocity(x_t, lr_up, pair.lr, t)
+        terms = {"flow": distance(self.config.distance, v, pair.hr - x0)}
+        if self.perceptual is not None:
+            clean = x_t + (1 - like(t, x0)) * v
+            terms["lpips"] = self.config.perceptual * (t * self.perceptual(clean, pair.hr)).mean()
+        yield Loss("model", terms)
+
+
+def load_teacher(path: Path) -> Teacher:
+    """The teacher of a release file.
+
+    Raises:
+        UsageError: if the file holds another method.
+        InputError: if the file cannot be read or its tensors do not fit.
+    """
+    tensors, card = checkpoint.read(path)
+    if card.method != "oftsr-teacher":
+        raise UsageError(
+            f"{path}: holds the method {card.method!r}; a release file of 'oftsr-teacher' is needed"
+        )
+    teacher = from_dict(TeacherConfig, card.config).build()
+    checkpoint.load_into(teacher, tensors, path)
+    return teacher
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """Training of the student (section 3); defaults are those of the released runs."""
+
+    teacher: str = ""
+    """Release file of the teacher; the student starts from its weights."""
+    variant: Literal["trajectory", "pinn", "boot"] = "trajectory"
+    """The paper's loss, or one of its ablations (section 3.2)."""
+    solver: Literal["euler", "heun", "midpoint", "ralston"] = "midpoint"
+    dt: float = 0.05
+    t_range: tuple[float, float] = (0.01, 0.99)
+    distance: Distance = "l1"
+    align: float = 0.01
+    boundary: float = 0.1
+
+    def build(self) -> "Distillation":
+        """The objective; its student starts from the teacher's weights.
+
+        Raises:
+            UsageError: if no teacher is named or its file does not fit.
+        """
+        if not self.teacher:
+            raise UsageError("distillation needs a teacher: --set objective.teacher=FILE (a release file)")
+        teacher = load_teacher(Path(self.teacher))
+        student = StudentConfig(
+            **{f.name: getattr(teacher.config, f.name) for f in fields(OftsrConfig)}
+        ).build()
+        student.load_state_dict(teacher.state_dict())
+        return Distillation(self, teacher, student)
+
+
+class Distillation(Objective):
+    """Stage 2: X(t) = x0 + t v_student(t) obeys the teacher's ODE for every t, from x0 alone."""
+
+    def __init__(self, config: DistilConfig, teacher: Teacher, student: Student) -> None:
+        super().__init__()
+        self.config, self.model = config, student
+        self.teacher = teacher.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """The teacher stays in evaluation mode (section 3.3)."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """The student; the teacher is frozen."""
+        return {"model": list(self.model.parameters())}
+
+    @torch.no_grad()
+    def slopes(self, x: Tensor, lr_up: Tensor, lr: Tensor, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's first-stage slope at (x, t) and its mean slope over [t, t + dt] (section 3.2)."""
+        first = self.teacher.field.velocity(x, lr_up, lr, t)
+        if self.config.solver == "euler":
+            return first, first
+        ratio = RATIOS[self.config.solver]
+        second = self.teacher.field.velocity(x + ratio * like(dt, x) * first, lr_up, lr, t + ratio * dt)
+        return first, first + (second - first) / (2 * ratio)
+
+    def losses(self, pair: Pair, step: int) -> Iterator[Loss]:
+        """One move: distil + align + boundary; HR enters only through the LR image made from it."""
+        flow, config = self.model.field, self.config
+        lr_up = flow.lr_up(pair.lr)
+        x0 = flow.start(lr_up, torch.randn_like(lr_up))
+        low, high = config.t_range
+        t = torch.rand(len(x0), device=x0.device) * (high - low) + low
+        s = (t + config.dt).clamp(max=1)
+        prepared = flow.prepare(x0, lr_up, pair.lr)
+        v_t, v_s, v_0 = (flow.finish(prepared, time) for time in (t, s, torch.zeros_like(t)))
+        x_t = (x0 + like(t, x0) * v_t).detach()
+        first, mean = self.slopes(x_t, lr_up, pair.lr, t, s - t)
+        with torch.no_grad():
+            start = self.teacher.field.velocity(x0, lr_up, pair.lr, torch.zeros_like(t))
+        t_, s_ = like(t, x0), like(s, x0)
+        terms = {
+            "distil": distil_term(config, x0, v_t, v_s, first, mean, t_, s_),
+            "align": config.align * distance(config.distance, (1 - t_) * v_t, (1 - t_) * first),
+            "boundary": config.boundary * distance(config.distance, v_0, start),
+        }
+        yield Loss("model", terms)
+
+
+def distil_term(
+    config: DistilConfig,
+    x0: Tensor,
+    v_t: Tensor,
+    v_s: Tensor,
+    first: Tensor,
+    mean: Tensor,
+    t: Tensor,
+    s: Tensor,
+) -> Tensor:
+    """The distillation term of section 3.2 for a pair of times t < s (B, 1, 1, 1); a scalar.
+
+    ``first`` and ``mean`` are the teacher's slopes at X(t) and over [t, s]. Gradients reach ``v_s``, and in the
+    PINN variant also ``v_t`` as in its equation.
+    """
+    dt = s - t
+    if config.variant == "pinn":
+        return distance(config.distance, (s / dt) * (v_s - v_t) + v_t, mean)
+    if config.variant == "boot":
+        share = 1 - t * (1 - s) / (s * (1 - t))
+        x_t, x_teacher = x0 + v_t.detach(), x0 + t * v_t.detach() + (1 - t) * first
+        target = x_t + share * (x_teacher - x_t)
+        power = 1 if config.distance == "l1" else 2
+        return distance(config.distance, x0 + v_s, target, share**-power)
+    return distance(config.distance, v_s, (v_t + (dt / s) * (mean - v_t)).detach())
