@@ -88,7 +88,7 @@ def _pillow(image: Tensor, size: tuple[int, int], kernel: Kernel) -> Tensor:
     planes = image.detach().cpu().flatten(0, 1).contiguous().numpy()
     out = np.empty((len(planes), *size), dtype=np.float32)
     for plane, target in zip(planes, out, strict=True):
-        target[:] = Image.fromarray(plane).resize((size[1], size[0]), _PILLOW[kernel])
+        target[:] = np.asarray(Image.fromarray(plane).resize((size[1], size[0]), _PILLOW[kernel]))
     return torch.from_numpy(out).unflatten(0, image.shape[:2]).to(image.device)
 
 

@@ -1,0 +1,223 @@
+"""Arrays to image files: whole or not at all.
+
+A file is written under a temporary name in its folder and renamed when it is complete.
+"""
+
+import logging
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo, putchunk
+
+from onestep.core.errors import InputError, UsageError
+from onestep.core.raster import Array, Raster, one_line
+from onestep.core.tiff import encode_tiff
+
+_log: Final = logging.getLogger("onestep")
+
+FORMATS: Final = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+"""What can be written, by the extension of the file name."""
+DEEP_FORMATS: Final = ("PNG", "TIFF")
+"""Formats that hold 16 bits per sample."""
+_WITHOUT_ALPHA: Final = ("JPEG", "BMP")
+_LONGEST: Final = {"JPEG": 65_500, "WEBP": 16_383}
+"""Longest side that a format can hold, in pixels."""
+_SEGMENT: Final = 65_502
+"""Bytes of metadata that fit into a JPEG segment."""
+_PNG_COLORS: Final = {1: 0, 2: 4, 3: 2, 4: 6}
+_PNG_STRIP: Final = 64
+"""Rows compressed at a time."""
+
+
+def format_of(path: Path) -> str:
+    """Pillow's name of the format that the extension of a path stands for.
+
+    Raises:
+        UsageError: an extension that cannot be written.
+    """
+    name = FORMATS.get(path.suffix.lower())
+    if name is None:
+        raise UsageError(f"{path}: cannot write '{path.suffix}': use one of {' '.join(FORMATS)}")
+    return name
+
+
+def store(path: Path, raster: Raster, *, quality: int, lossless: bool) -> None:
+    """Write (H, W, C) of type uint8, or uint16 where the format holds it.
+
+    Transparency that the format cannot hold is laid on white; metadata that it cannot hold is dropped; both
+    with a warning in the log.
+
+    Args:
+        path: its extension decides the format.
+        raster: pixels and metadata.
+        quality: 1 to 100, for JPEG and lossy WebP.
+        lossless: for WebP.
+
+    Raises:
+        UsageError: an extension that cannot be written, or a quality out of range.
+        InputError: the folder is missing or not writable, the disk is full, or the picture is too large for
+            the format.
+    """
+    name = format_of(path)
+    if not 1 <= quality <= 100:
+        raise UsageError(f"quality {quality} is out of range: use 1 to 100")
+    _check_side(path, name, raster.array)
+    raster = _for_format(path, name, raster)
+    try:
+        with _replacing(path) as part:
+            if raster.array.dtype == np.uint16 and raster.array.shape[-1] > 1:
+                _DEEP_WRITERS[name](part, raster)
+            else:
+                options = _options(name, raster, quality, lossless)
+                to_pillow(raster.array).save(part, format=name, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be written ({one_line(error)}): choose another place or format"
+        ) from error
+
+
+def to_pillow(array: Array) -> Image.Image:
+    """(H, W, C) uint8, or (H, W, 1) uint16, as a Pillow image of mode L, LA, RGB, RGBA or I;16."""
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def encode_png(array: Array) -> bytes:
+    """(H, W, C) uint8 as a PNG in memory."""
+    buffer = BytesIO()
+    to_pillow(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@contextmanager
+def _replacing(path: Path) -> Generator[Path]:
+    """A temporary name beside ``path``, renamed to it when the block ends well and deleted otherwise."""
+    part = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_side(path: Path, name: str, array: Array) -> None:
+    longest, limit = max(array.shape[:2]), _LONGEST.get(name)
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"{path}: {name} holds at most {limit} pixels a side, not {longest}: use .png or .tif"
+        )
+
+
+def _for_format(path: Path, name: str, raster: Raster) -> Raster:
+    """The raster without what the format cannot hold."""
+    array, icc = raster.array, raster.icc
+    exif, xmp = _resized(raster.exif, array.shape[1], array.shape[0]), raster.xmp
+    if array.shape[-1] in (2, 4) and name in _WITHOUT_ALPHA:
+        _log.warning("%s: %s holds no transparency: laid on white", path, name)
+        array = _on_white(array)
+    if icc is not None and icc[16:20] == b"GRAY" and (array.shape[-1] > 2 or name == "WEBP"):
+        _log.warning("%s: the colour profile is for grey pictures and is dropped", path)
+        icc = None
+    if name == "JPEG":
+        for label, data in (("EXIF", exif), ("XMP", xmp)):
+            if data is not None and len(data) > _SEGMENT:
+                _log.warning("%s: %s data of %d bytes is too long for JPEG: dropped", path, label, len(data))
+        exif = exif if exif is None or len(exif) <= _SEGMENT else None
+        xmp = xmp if xmp is None or len(xmp) <= _SEGMENT else None
+    return Raster(array, icc, exif, xmp)
+
+
+def _on_white(array: Array) -> Array:
+    color, alpha = array[..., :-1].astype(np.float32), array[..., -1:].astype(np.float32)
+    full = float(np.iinfo(array.dtype).max)
+    return np.rint(full + (color - full) * (alpha / full)).astype(array.dtype)
+
+
+def _resized(exif: bytes | None, width: int, height: int) -> bytes | None:
+    """EXIF data whose entries on the size of the picture, if any, are those of this picture."""
+    if exif is None:
+        return None
+    tags = Image.Exif()
+    tags.load(exif)
+    inner = tags.get_ifd(ExifTags.IFD.Exif)
+    for tag, value in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
+        if tag in inner:
+            inner[tag] = value
+    return tags.tobytes()
+
+
+def _options(name: str, raster: Raster, quality: int, lossless: bool) -> dict[str, Any]:
+    """Arguments of Pillow's ``save``."""
+    if name == "BMP":
+        return {}
+    options: dict[str, Any] = {"icc_profile": raster.icc}
+    if raster.exif is not None:
+        options["exif"] = raster.exif
+    if name == "PNG":
+        return options | {"pnginfo": _png_text(raster.xmp)}
+    if name == "TIFF":
+        tags = {} if raster.xmp is None else {700: raster.xmp}
+        return options | {"compression": "tiff_adobe_deflate", "tiffinfo": tags}
+    if raster.xmp is not None:
+        options["xmp"] = raster.xmp
+    if name == "JPEG":
+        return options | {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
+    return options | {"quality": quality, "lossless": lossless, "exact": lossless}
+
+
+def _png_text(xmp: bytes | None) -> PngInfo:
+    info = PngInfo()
+    if xmp is not None:
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode(errors="replace"))
+    return info
+
+
+def _write_deep_png(path: Path, raster: Raster) -> None:
+    """PNG of 16 bits and several channels, which Pillow cannot encode, with its chunk writer (RFC 2083)."""
+    height, width, channels = raster.array.shape
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        putchunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _PNG_COLORS[channels], 0, 0, 0))
+        if raster.icc is not None:
+            putchunk(file, b"iCCP", b"ICC Profile\0\0", zlib.compress(raster.icc))
+        for kind, data, *_ in _png_text(raster.xmp).chunks:
+            putchunk(file, kind, data)
+        if raster.exif is not None:
+            putchunk(file, b"eXIf", raster.exif.removeprefix(b"Exif\0\0"))
+        _write_rows(file, raster.array)
+        putchunk(file, b"IEND", b"")
+
+
+def _write_rows(file: IO[bytes], array: Array) -> None:
+    """The image data: big-endian samples, every row filtered by "Sub" (type 1), deflated."""
+    height, width, channels = array.shape
+    deflate = zlib.compressobj()
+    for top in range(0, height, _PNG_STRIP):
+        rows = np.ascontiguousarray(array[top : top + _PNG_STRIP], dtype=">u2")
+        octets = rows.view(np.uint8).reshape(len(rows), width * channels * 2)
+        filtered = np.ones((len(rows), 1 + octets.shape[1]), dtype=np.uint8)
+        filtered[:, 1:] = octets
+        filtered[:, 1 + 2 * channels :] -= octets[:, : -2 * channels]
+        data = deflate.compress(filtered.tobytes())
+        if data:
+            putchunk(file, b"IDAT", data)
+    putchunk(file, b"IDAT", deflate.flush())
+
+
+_DEEP_WRITERS: Final = {"PNG": _write_deep_png, "TIFF": encode_tiff}

@@ -1,0 +1,57 @@
+"""The content of an image file as an array: what readers return and writers take."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onestep.core.errors import InputError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Pixels as they are stored, and what the file says beside them."""
+
+    array: Array
+    """(H, W, C), uint8, uint16 or float32 in [0, 1]; C is 1 grey, 2 grey + alpha, 3 RGB or 4 RGBA."""
+    icc: bytes | None = None
+    exif: bytes | None = None
+    """With "Exif" prefix; without orientation and thumbnail, which no longer hold."""
+    xmp: bytes | None = None
+    format: str | None = None
+    """Pillow's name of the format."""
+    lossless: bool = True
+    """False for JPEG and lossy WebP."""
+
+
+def checked(array: Array, name: str) -> Array:
+    """Pixels of any depth as uint8, uint16 or float32 in [0, 1].
+
+    Args:
+        array: bool, uint8, uint16, uint32 (of which the upper half is kept) or floating point in [0, 1].
+        name: stands in messages.
+
+    Raises:
+        InputError: another type, not finite, or far outside of [0, 1]; a small overshoot is clamped.
+    """
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    if kind == "u" and size <= 2:
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if kind == "u" and size == 4:
+        return (array >> 16).astype(np.uint16)
+    if kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if low >= -0.5 and high <= 1.5:
+            return array.astype(np.float32).clip(0, 1)
+        raise InputError(f"{name}: values from {low:g} to {high:g}: scale them to 0 ... 1")
+    raise InputError(f"{name}: samples of type {array.dtype}: use uint8, uint16 or float in 0 ... 1")
+
+
+def one_line(error: object) -> str:
+    """The message of an error or warning, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
