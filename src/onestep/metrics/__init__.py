@@ -1,0 +1,119 @@
+"""Scores of restored images: what each one needs, which way is better, and how to make it.
+
+``METRICS`` is the table; ``make(name, device)`` gives a function of tensors. Images are (B, 3, H, W) in
+[0, 1]; scores are (B,). A metric whose weights cannot be had raises ``InputError`` when it is made: its
+caller leaves it out and says so, and never reports a zero in its place.
+
+To add a metric: write a function in a file of this folder, add a line here, and test it against values that
+come from somewhere else.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from onestep import hub
+from onestep.core.errors import UsageError
+from onestep.metrics import noreference, perceptual, pixel
+from onestep.metrics.seam import seam
+
+Needs = Literal["pair", "image", "borders"]
+"""What a measure is called with: (sr, hr), (sr), or (sr, rows, columns) with the borders between tiles."""
+Measure = Callable[..., Tensor]
+"""Images (B, 3, H, W) in [0, 1], as ``Needs`` says, to scores (B,)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One way to score an image."""
+
+    what: str
+    better: Literal["higher", "lower"]
+    needs: Needs
+    range: tuple[float, float]
+    """Values that images usually get; not a limit."""
+    license: str
+    """Of its weights, or of this package where it has none."""
+    make: Callable[[torch.device], Measure]
+    weights: tuple[str, ...] = ()
+    """Names in ``hub.FILES``."""
+    digits: int = 4
+    """Decimals worth printing."""
+
+
+def _free(measure: Measure) -> Callable[[torch.device], Measure]:
+    """A maker for a measure that runs where its images are and has no weights."""
+
+    def make(device: torch.device) -> Measure:
+        del device
+        return measure
+
+    return make
+
+
+_OWN = "Apache-2.0"
+_LPIPS = "BSD-2-Clause (head), BSD-3-Clause (features)"
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "psnr": Metric("PSNR on RGB, dB", "higher", "pair", (15, 50), _OWN, _free(pixel.psnr), digits=3),
+        "ssim": Metric("SSIM on RGB", "higher", "pair", (0, 1), _OWN, _free(pixel.ssim)),
+        "psnr-y": Metric("PSNR on luma, dB", "higher", "pair", (15, 50), _OWN, _free(pixel.psnr_y), digits=3),
+        "ssim-y": Metric("SSIM on luma", "higher", "pair", (0, 1), _OWN, _free(pixel.ssim_y)),
+        "lpips-squeeze": Metric(
+            "LPIPS v0.1 on SqueezeNet features",
+            "lower",
+            "pair",
+            (0, 1),
+            _LPIPS,
+            lambda device: perceptual.lpips("squeeze", device),
+            ("lpips-squeeze-backbone", "lpips-squeeze-head"),
+        ),
+        "niqe": Metric(
+            "NIQE, natural image quality without a reference",
+            "lower",
+            "image",
+            (2, 15),
+            hub.FILES["niqe"].license,
+            lambda _: noreference.niqe(hub.fetch("niqe")),
+            ("niqe",),
+        ),
+        "seam": Metric(
+            "difference of lines across tile borders over that of other lines; 1 is invisible",
+            "lower",
+            "borders",
+            (0.9, 1.5),
+            _OWN,
+            _free(seam),
+        ),
+    }
+)
+"""Every metric by the name that users type."""
+
+
+def find(name: str) -> Metric:
+    """The table's line for a name.
+
+    Raises:
+        UsageError: there is no such metric.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    close = difflib.get_close_matches(name, METRICS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise UsageError(f"no metric is called {name!r}{hint} Known: {', '.join(METRICS)}")
+
+
+def make(name: str, device: torch.device | str = "cpu") -> Measure:
+    """A function that scores images on a device, its weights loaded.
+
+    Raises:
+        UsageError: there is no such metric.
+        InputError: its weights cannot be had; the line says how to get them.
+    """
+    return find(name).make(torch.device(device))

@@ -1,0 +1,86 @@
+"""PSNR and SSIM, on RGB and on luma, as the one-step papers measure them (``osediff.md`` 6.3).
+
+All arithmetic is in float64. Images are (B, 3, H, W) in [0, 1]; scores are (B,).
+
+Luma is BT.601 in studio range: Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from onestep.core.errors import InputError
+
+WINDOW = 11
+"""Side of the SSIM window, in pixels; only windows that lie inside the image count."""
+_SIGMA = 1.5
+_FLOOR = 1e-8
+"""Added to the mean squared error, as the reference does: equal images score 80 dB."""
+
+
+def luma(image: Tensor) -> Tensor:
+    """BT.601 luma, not rounded: (B, 3, H, W) in [0, 1] to (B, 1, H, W) in [16/255, 235/255]."""
+    weights = image.new_tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
+    return ((image * weights).sum(dim=1, keepdim=True) + 16) / 255
+
+
+def psnr(sr: Tensor, hr: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio over all channels, in dB: 10 log10(1 / (MSE + 1e-8))."""
+    return _psnr(_exact(sr), _exact(hr))
+
+
+def psnr_y(sr: Tensor, hr: Tensor) -> Tensor:
+    """PSNR of the luma planes, which are not rounded, in dB."""
+    return _psnr(luma(_exact(sr)), luma(_exact(hr)))
+
+
+def ssim(sr: Tensor, hr: Tensor) -> Tensor:
+    """Structural similarity (Wang et al., 2004): Gaussian windows, per RGB channel, averaged; at most 1.
+
+    Raises:
+        InputError: a side is shorter than the window.
+    """
+    luminance, structure = _ssim_maps(_exact(sr), _exact(hr), peak=1.0)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def ssim_y(sr: Tensor, hr: Tensor) -> Tensor:
+    """SSIM of the luma planes, rounded to whole 8-bit values; the contrast-structure part is clipped at 0.
+
+    Raises:
+        InputError: a side is shorter than the window.
+    """
+    planes = [(luma(_exact(image)) * 255).round() for image in (sr, hr)]
+    luminance, structure = _ssim_maps(planes[0], planes[1], peak=255.0)
+    return (luminance * structure.clamp_min(0)).mean(dim=(1, 2, 3))
+
+
+def _exact(image: Tensor) -> Tensor:
+    """In float64; on the CPU where the device (Apple's) has no such type."""
+    return (image.cpu() if image.device.type == "mps" else image).double()
+
+
+def _psnr(a: Tensor, b: Tensor) -> Tensor:
+    return -10 * torch.log10((a - b).square().mean(dim=(1, 2, 3)) + _FLOOR)
+
+
+def _ssim_maps(a: Tensor, b: Tensor, peak: float) -> tuple[Tensor, Tensor]:
+    """The luminance part and the contrast-structure part, (B, C, H - 10, W - 10) each."""
+    if min(a.shape[-2:]) < WINDOW:
+        raise InputError(f"SSIM needs sides of at least {WINDOW} pixels")
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    mean_a, mean_b = _blur(a), _blur(b)
+    var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
+    covariance = _blur(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return luminance, (2 * covariance + c2) / (var_a + var_b + c2)
+
+
+def _blur(image: Tensor) -> Tensor:
+    """Gaussian window of sigma 1.5, one axis after the other, without padding."""
+    offsets = torch.arange(WINDOW, dtype=image.dtype, device=image.device) - WINDOW // 2
+    kernel = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
+    kernel = kernel / kernel.sum()
+    planes = image.flatten(0, 1).unsqueeze(1)
+    planes = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return planes.squeeze(1).unflatten(0, image.shape[:2])
