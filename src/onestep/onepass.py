@@ -1,0 +1,141 @@
+"""One run of a model over one whole image: the gate between pixels in [0, 1] and models in [-1, 1]."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from onestep.core.contract import Condition, OneStepModel
+from onestep.core.noise import NoiseCanvas
+from onestep.core.resize import resize
+from onestep.core.tiling import fit, tiled
+from onestep.plan import halved, shared
+from onestep.runtime import out_of_memory
+
+_LIVE_LAYERS = 6
+"""Outputs of the largest layer that are alive at once in a forward pass: a rule of thumb for memory."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model on its device, and the precision it calculates in."""
+
+    model: OneStepModel
+    device: torch.device
+    dtype: torch.dtype
+
+    def restore(
+        self,
+        rgb: Tensor,
+        options: Sequence[Any],
+        *,
+        seed: int,
+        tile: int,
+        overlap: int | None,
+        progress: Callable[[float], None] | None = None,
+    ) -> tuple[Tensor, int]:
+        """Restore an image once per set of options; where memory runs out, with half the tile, and again.
+
+        Args:
+            rgb: (1, 3, h, w) in [0, 1], on the CPU.
+            options: ``Options`` of the model; a map among them is resized to the image.
+            seed: Of the noise.
+            tile: Longest side the model sees at once, in LR pixels.
+            overlap: LR pixels that tiles share; None: as the model wants it.
+            progress: Called with the finished share.
+
+        Returns:
+            (K, 1, 3, h * scale, w * scale) in [0, 1], float32, on the CPU; and the tile that was used.
+
+        Raises:
+            MemoryError, RuntimeError: Memory does not suffice for the smallest tile either.
+        """
+        traits = self.model.traits
+        lr = fit(rgb, traits.multiple_of, traits.minimum).mul(2).sub_(1)
+        conditions = [self._condition(lr, one, rgb) for one in options]
+        shape = self.model.noise_shape(lr.shape)
+        names = [(k, name) for k, c in enumerate(conditions) for name in c if _is_map(c[name], lr)]
+
+        def run(piece: Tensor, noise: Tensor, *maps: Tensor) -> Tensor:
+            cut: list[dict[str, Tensor]] = [dict(condition) for condition in conditions]
+            for (k, name), part in zip(names, maps, strict=True):
+                cut[k][name] = part
+            return self._forward(piece, noise, cut)
+
+        while True:
+            try:
+                out = tiled(
+                    run,
+                    lr,
+                    NoiseCanvas(seed, shape[1]),
+                    scale=traits.scale,
+                    tile=tile,
+                    overlap=shared(overlap, tile, traits),
+                    ratio=Fraction(shape[-1], lr.shape[-1]),
+                    multiple_of=traits.multiple_of,
+                    minimum=traits.minimum,
+                    progress=progress,
+                    maps=[conditions[k][name] for k, name in names],
+                )
+                height, width = (side * traits.scale for side in rgb.shape[-2:])
+                return out[..., :height, :width].clamp_(0, 1), tile
+            except (MemoryError, RuntimeError) as error:
+                smaller = halved(min(tile, max(lr.shape[-2:])), traits)
+                if not out_of_memory(error) or smaller >= min(tile, max(lr.shape[-2:])):
+                    raise
+            tile = smaller
+
+    def layer_bytes(self) -> float:
+        """Bytes per LR pixel that a forward pass needs, estimated from its largest layer on a tiny image."""
+        traits = self.model.traits
+        side = -(-max(traits.minimum, 16) // traits.multiple_of) * traits.multiple_of
+        largest = 0
+
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            nonlocal largest
+            if isinstance(output, Tensor):
+                largest = max(largest, output.numel() * output.element_size())
+
+        hooks = [module.register_forward_hook(note) for module in self.model.modules()]
+        try:
+            lr = torch.zeros(1, 3, side, side)
+            condition = self._condition(lr, self.model.Options(), lr)
+            out = self._forward(lr, torch.zeros(self.model.noise_shape(lr.shape)), [condition])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return _LIVE_LAYERS * max(largest, out.numel() * out.element_size()) / side**2
+
+    def _condition(self, lr: Tensor, options: Any, rgb: Tensor) -> Condition:
+        """What the whole image, (1, 3, h, w) in [-1, 1] and padded, decides once."""
+        traits, changes = self.model.traits, {}
+        for field in dataclasses.fields(options):
+            value = getattr(options, field.name)
+            if isinstance(value, Tensor) and value.ndim == 4 and value.shape[-2:] != (1, 1):
+                height, width = rgb.shape[-2:]
+                value = resize(value.float(), (height, width), "bilinear")
+                changes[field.name] = fit(value, traits.multiple_of, traits.minimum)
+        with torch.inference_mode(), self._precision():
+            return self.model.condition(lr.to(self.device), dataclasses.replace(options, **changes))
+
+    def _forward(self, lr: Tensor, noise: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        """(K, 1, 3, H, W), nominally in [0, 1]; not clipped."""
+        with torch.inference_mode(), self._precision():
+            lr = lr.to(self.device, memory_format=torch.channels_last)
+            noise = noise.to(self.device)
+            if len(conditions) == 1:
+                out = self.model(lr, noise, conditions[0])[None]
+            else:
+                out = self.model.sweep(lr, noise, conditions)
+            return cast("Tensor", out).float().mul(0.5).add_(0.5).cpu()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _is_map(value: Tensor, lr: Tensor) -> bool:
+    return value.ndim == 4 and value.shape[-2:] == lr.shape[-2:]
