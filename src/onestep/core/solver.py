@@ -53,7 +53,7 @@ def rk2(
 ) -> Solution:
     """Two-stage Runge-Kutta (ratio 1 Heun, 1/2 midpoint, 2/3 Ralston) on a uniform grid.
 
-    With ``last_euler`` the last interval is a plain Euler step, as in the official sampler: NFE = 2 steps - 1.
+    With ``last_euler`` the last interval is a plain Euler step, as in the official sampler (NFE 2 steps - 1).
     """
     dt, nfe = (end - start) / steps, 0
     for i in range(steps):

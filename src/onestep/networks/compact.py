@@ -92,7 +92,7 @@ class CompactFlow(nn.Module):
             nn.init.zeros_(self.tail.bias)
 
     def prepare(self, x: Tensor, lr_up: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """What does not depend on time: trunk features (B, width, h, w) and the folded residual (B, 3s², h, w)."""
+        """What does not depend on time: trunk features (B, width, h, w), folded residual (B, 3s², h, w)."""
         residual = F.pixel_unshuffle(x - lr_up, self.scale)
         inputs = torch.cat([residual * self.config.gain, lr], 1)
         h = self.stem(inputs.to(self.stem.weight.dtype, memory_format=torch.channels_last))
@@ -101,7 +101,7 @@ class CompactFlow(nn.Module):
         return h, residual
 
     def finish(self, prepared: tuple[Tensor, Tensor], time: Tensor) -> Tensor:
-        """Velocity (B, 3, H, W), float32, at a network time (B, 1, 1, 1) or a map (B, 1, h, w) in [0, 999]."""
+        """Velocity (B, 3, H, W), float32, at a time (B, 1, 1, 1) or a map (B, 1, h, w) in [0, 999]."""
         h, residual = prepared
         embedding = self.time(time_features(time, self.config.time_width).to(self.stem.weight.dtype))
         for block in self.head:

@@ -1,7 +1,7 @@
-"""OFTSR, the models: a conditional flow teacher, and a student whose one step lands on the teacher's trajectory.
+"""OFTSR, the models: a conditional flow teacher, and a student whose one step lands on its trajectory.
 
 Paper: "One-Step Flow for Image Super-Resolution with Tunable Fidelity-Realism Trade-offs" (arXiv 2412.09465).
-Inside this file time is the paper's: t = 0 is the LR end, t = 1 the HR end, and velocities point to HR. At its
+Inside this file time is the paper's: t = 0 is the LR end, t = 1 the HR end, velocities point to HR. At its
 border (``FlowField.house_velocity``) t_house = 1 - t and v_house = -v. Networks always receive 999 t.
 
     x0 = sqrt(1 - sigma^2) x_LR + sigma e,  x_t = (1 - t) x0 + t x1             (start and path)
@@ -12,6 +12,7 @@ border (``FlowField.house_velocity``) t_house = 1 - t and v_house = -v. Networks
 Deviations from the paper and the official code: docs/methods/oftsr.md.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -98,7 +99,7 @@ class FlowField(nn.Module):
         if isinstance(network, CompactConfig):
             radius = 2 * (network.trunk + network.head) + 2
             return Traits(scale, tile=192, overlap=min(2 * radius, 64))
-        multiple = -(-(2 ** (len(network.multipliers) - 1)) // scale)
+        multiple = network.multiple_of // math.gcd(network.multiple_of, scale)
         return Traits(scale, multiple_of=multiple, minimum=256 // scale, tile=64, half=False)
 
     def noise_shape(self, lr: torch.Size) -> torch.Size:
@@ -148,7 +149,8 @@ class Student(OneStepModel):
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
-        self.config, self.field = config, FlowField(config)
+        self.config = config
+        self.field = FlowField(config)
         self.traits = self.field.traits
 
     def noise_shape(self, lr: torch.Size) -> torch.Size:
@@ -181,7 +183,8 @@ class Teacher(OneStepModel):
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
-        self.config, self.field = config, FlowField(config)
+        self.config = config
+        self.field = FlowField(config)
         self.traits = self.field.traits
 
     def noise_shape(self, lr: torch.Size) -> torch.Size:

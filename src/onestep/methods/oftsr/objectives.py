@@ -50,7 +50,8 @@ class FlowMatching(Objective):
 
     def __init__(self, config: FlowConfig, model: Teacher) -> None:
         super().__init__()
-        self.config, self.model = config, model
+        self.config = config
+        self.model: Teacher = model  # pyright: ignore[reportIncompatibleVariableOverride]
         self.perceptual = Lpips.load(config.perceptual_net) if config.perceptual > 0 else None
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
@@ -85,7 +86,7 @@ def load_teacher(path: Path) -> Teacher:
             f"{path}: holds the method {card.method!r}; a release file of 'oftsr-teacher' is needed"
         )
     teacher = from_dict(TeacherConfig, card.config).build()
-    checkpoint.load_into(teacher, tensors, path)
+    checkpoint.load(teacher, tensors, path)
     return teacher
 
 
@@ -125,8 +126,9 @@ class Distillation(Objective):
 
     def __init__(self, config: DistilConfig, teacher: Teacher, student: Student) -> None:
         super().__init__()
-        self.config, self.model = config, student
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.config = config
+        self.model: Student = student  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.teacher: Teacher = teacher.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode (section 3.3)."""
@@ -183,8 +185,8 @@ def distil_term(
 ) -> Tensor:
     """The distillation term of section 3.2 for a pair of times t < s (B, 1, 1, 1); a scalar.
 
-    ``first`` and ``mean`` are the teacher's slopes at X(t) and over [t, s]. Gradients reach ``v_s``, and in the
-    PINN variant also ``v_t`` as in its equation.
+    ``first`` and ``mean`` are the teacher's slopes at X(t) and over [t, s]. Gradients reach ``v_s``, and in
+    the PINN variant also ``v_t`` as in its equation.
     """
     dt = s - t
     if config.variant == "pinn":
