@@ -1,4 +1,7 @@
-"""Training recipes by name: each is a function that returns a complete :class:`onestep.recipe.Recipe`."""
+"""Training recipes by name: each is a function that returns a complete :class:`onestep.recipe.Recipe`.
+
+One file per method holds its functions; this one finds them.
+"""
 
 import difflib
 import importlib.util
@@ -8,34 +11,10 @@ from pathlib import Path
 
 from onestep.core.config import updated
 from onestep.core.errors import UsageError
-from onestep.data import DataConfig
-from onestep.methods.oftsr import FlowConfig, TeacherConfig
-from onestep.networks.compact import CompactConfig
-from onestep.recipe import CheckConfig, OptimizerConfig, Recipe, TrainConfig
+from onestep.recipe import Recipe
+from onestep.recipes import oftsr
 
-
-def oftsr_compact_teacher(scale: int = 4) -> Recipe:
-    """The compact teacher: a flow that fits a CPU, from clean bicubic to real-world degradations."""
-    return Recipe(
-        name=f"oftsr-compact-x{scale}-teacher",
-        method="oftsr-teacher",
-        objective=FlowConfig(TeacherConfig(CompactConfig(), scale=scale, sigma=0.2)),
-        degradation="mixed",
-        data=DataConfig(folder="train", crop=32 * scale, scale=scale),
-        train=TrainConfig(
-            steps=8_000,
-            batch=16,
-            optimizers={"model": OptimizerConfig(lr=6e-4, warmup=200, decay_to=0.1)},
-            ema=0.999,
-            save_every=500,
-        ),
-        check=CheckConfig(every=2000),
-    )
-
-
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    "oftsr-compact-x4-teacher": oftsr_compact_teacher,
-}
+RECIPES: Mapping[str, Callable[[], Recipe]] = {**oftsr.RECIPES}
 
 
 def recipe(name: str) -> Recipe:
