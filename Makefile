@@ -44,6 +44,6 @@ clean:
 $(VENV)/.has/demo $(VENV)/.has/test $(VENV)/.has/docs: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "OneStep needs Python 3.11 or newer; name one, as in: make PYTHON=python3.12")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(@F)]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(@F)]'
 	@mkdir -p $(@D)
 	@touch $@
