@@ -1,8 +1,8 @@
 """Release files (weights for users) and states (everything a stopped run continues from).
 
-A release file is safetensors with one key of metadata, ``card``: the JSON of a :class:`Card`. It is data only;
-reading it never runs code. A state is a torch file read with ``weights_only=True``. Both are written to a
-temporary name in the same folder and renamed, so that no reader ever sees half a file.
+A release file is safetensors with one key of metadata, ``card``: the JSON of a :class:`Card`. It is data
+only; reading it never runs code. A state is a torch file read with ``weights_only=True``. Both are written
+to a temporary name in the same folder and renamed, so that no reader ever sees half a file.
 """
 
 import dataclasses
@@ -54,10 +54,16 @@ class Card:
 
 
 def replace_file(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Call ``write_to(temporary path)`` and rename the result to ``path`` in one move."""
+    """Call ``write_to(temporary path)``, then rename the result to ``path`` in one move.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.part")
     try:
         write_to(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -91,7 +97,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, *, half: bool =
 def _card(path: Path, metadata: Mapping[str, str] | None) -> Card:
     if not metadata or "card" not in metadata:
         raise InputError(
-            f"{path}: a safetensors file without a card, so not a release file of onestep; use onestep convert"
+            f"{path}: a safetensors file without a card, so not a release file; use onestep convert"
         )
     try:
         values = cast("dict[str, Any]", json.loads(metadata["card"]))

@@ -113,7 +113,7 @@ class Source:
         self._pixels = 0
 
     def crop(self, index: int, side: int, generator: torch.Generator | None) -> Tensor:
-        """A square (3, side, side) float32 in [0, 1]: drawn at random, or from the centre without generator."""
+        """A square (3, side, side) float32 in [0, 1]: at random, or central without generator."""
         if self.drawn:
             return synthetic(side, _generator("synthetic", self.name, index))
         pixels = self._read(index)

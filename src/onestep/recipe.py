@@ -20,8 +20,8 @@ class ObjectiveConfig(Protocol):
         """The objective with fresh weights, or with those that its own settings name.
 
         The loop puts the objective into training mode: one with frozen helpers overrides ``train`` to keep
-        them in evaluation mode. The model of the objective has an attribute ``config``: the frozen dataclass that the card of a
-        release file records, and from which the method's table builds the same model again.
+        them in evaluation mode. The model of the objective has an attribute ``config``: the frozen dataclass
+        that the card of a release file records, from which the method's table builds the same model again.
         """
         ...
 
@@ -78,7 +78,7 @@ class CheckConfig:
     """HR side of the centre crop of each, in pixels."""
     pictures: int = 4
     """How many of them are shown in TensorBoard."""
-    metrics: tuple[str, ...] = ("psnr",)
+    metrics: tuple[str, ...] = ("psnr-y", "ssim-y")
     sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     """Option of the model -> values to check at; empty checks the default options."""
 

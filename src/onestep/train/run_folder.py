@@ -15,14 +15,19 @@ from onestep.core.errors import InputError, UsageError
 STATES_KEPT = 2
 
 
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+FREE = ("check", "card", "data.workers", "data.cache", "train.save_every", "train.log_every")
+"""Settings that may change when a run continues, because the training does not depend on them."""
+
+
+def _difference(old: Any, new: Any, where: str = "") -> str | None:
+    """The first changed setting that matters, in words; one that an older version did not know is fine."""
+    if where in FREE:
+        return None
     if isinstance(old, dict) and isinstance(new, dict):
-        mine, theirs = cast("dict[str, Any]", new), cast("dict[str, Any]", old)
-        names = [*theirs, *(name for name in mine if name not in theirs)]
-        return [
-            d for n in names for d in _differences(theirs.get(n), mine.get(n), f"{where}.{n}" if where else n)
-        ]
-    return [] if old == new else [f"{where} was {json.dumps(old)}, is {json.dumps(new)}"]
+        then, now = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        inside = (_difference(then[name], now.get(name), f"{where}.{name}".lstrip(".")) for name in then)
+        return next((found for found in inside if found), None)
+    return None if old == new else f"{where} was {json.dumps(old)}, now {json.dumps(new)}"
 
 
 class RunFolder:
@@ -48,22 +53,27 @@ class RunFolder:
                     f"{path}: cannot be made ({error.strerror}); choose another --run folder"
                 ) from error
 
-    def settle(self, recipe: Mapping[str, Any], *, replace: bool = False) -> None:
-        """Write recipe.json, or check that the one there is the same.
+    def settle(self, recipe: Mapping[str, Any]) -> None:
+        """Write recipe.json, unless the folder belongs to another recipe.
 
         Args:
             recipe: The resolved recipe, as JSON values.
-            replace: Continue with another recipe on purpose.
 
         Raises:
-            UsageError: The folder belongs to another recipe.
+            UsageError: It does; removing its recipe.json says that this is meant.
         """
         file = self.path / "recipe.json"
-        if file.is_file() and not replace:
-            found = _differences(json.loads(file.read_text("utf-8")), json.loads(json.dumps(recipe)))
-            if found:
+        if file.is_file():
+            try:
+                changed = _difference(json.loads(file.read_text("utf-8")), json.loads(json.dumps(recipe)))
+            except ValueError as error:
                 raise UsageError(
-                    f"{self.path}: belongs to another recipe ({found[0]}); choose another --run folder"
+                    f"{file}: cannot be read ({error}); remove it to continue the run"
+                ) from error
+            if changed:
+                raise UsageError(
+                    f"{self.path}: belongs to another recipe ({changed});"
+                    " choose another --run folder, or remove its recipe.json to continue with the new one"
                 )
         self.write_json("recipe.json", recipe)
 
@@ -106,13 +116,18 @@ class RunFolder:
             self.scalars(step, values)
 
     def open_board(self) -> bool:
-        """Start TensorBoard's event file; False when tensorboard is not installed."""
+        """Start TensorBoard's event file; False when tensorboard is not installed.
+
+        What a run that was killed had written after its last state disappears from view.
+        """
         if self.writes and self._board is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 return False
-            self._board = SummaryWriter(str(self.path / "tensorboard"))
+            states = self.states()
+            start = int(states[-1].stem.partition("-")[2]) + 1 if states else None
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=start)
         return True
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
