@@ -10,7 +10,8 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from onestep.core.errors import UsageError
 
@@ -40,30 +41,42 @@ def _field_types(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
-def _plain(kind: Any, value: Any) -> bool:
-    """Whether a value already is exactly what a plain type asks for."""
-    if kind in (int, float, str, bool):
-        return type(value) is kind
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a JSON value already is exactly what a plain type asks for."""
+    if kind in (int, float, str, bool, type(None)):
+        return type(value) is kind or (kind is float and type(value) is int)
     if get_origin(kind) is Literal:
-        return value in get_args(kind)
+        return any(type(choice) is type(value) and choice == value for choice in get_args(kind))
     return False
+
+
+def _member(kind: Any, value: Any) -> Any:
+    """The member of a union that a JSON value is meant for: the dataclass that shares most of its names."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    members = get_args(kind)
+    if isinstance(value, Mapping):
+        classes = [one for one in members if isinstance(one, type) and dataclasses.is_dataclass(one)]
+        names = set(cast("Mapping[str, Any]", value))
+        return max(classes, key=lambda one: len(names & _field_types(one).keys()), default=kind)
+    return next((member for member in members if _fits(member, value)), kind)
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:
     """The value as the type wants it, from JSON."""
-    if _plain(kind, value):
+    kind = _member(kind, value)
+    if kind is Any:
         return value
-    if kind is float and type(value) is int:
-        return float(value)
+    if _fits(kind, value):
+        return float(value) if kind is float else value
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return from_dict(kind, cast("Mapping[str, Any]", value), f"{where}.")
     if get_origin(kind) is tuple and isinstance(value, list):
-        items = get_args(kind)
-        kinds = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
-        if len(kinds) == len(value):
-            return tuple(
-                _checked(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
-            )
+        items, values = get_args(kind), cast("list[Any]", value)
+        kinds = [items[0]] * len(values) if items[-1] is Ellipsis else list(items)
+        if len(kinds) == len(values):
+            pairs = enumerate(zip(kinds, values, strict=True))
+            return tuple(_checked(one, item, f"{where}[{i}]") for i, (one, item) in pairs)
     return _by_pydantic(kind, json.dumps(value), where, text=False)
 
 
@@ -94,10 +107,12 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     for name in values:
         if name not in types:
             raise _unknown(name, types, where)
-    try:
-        return kind(**{name: _checked(types[name], value, where + name) for name, value in values.items()})
-    except TypeError as error:
-        raise UsageError(f"{where.rstrip('.') or kind.__name__}: {error}") from error
+    fields = {field.name: field for field in dataclasses.fields(cast("Any", kind))}
+    absent = dataclasses.MISSING
+    for name in types:
+        if name not in values and fields[name].default is absent and fields[name].default_factory is absent:
+            raise UsageError(f"{where}{name}: missing from the settings of {kind.__name__}")
+    return kind(**{name: _checked(types[name], value, where + name) for name, value in values.items()})
 
 
 def updated(config: T, values: Mapping[str, Any], where: str = "") -> T:
@@ -112,12 +127,16 @@ def updated(config: T, values: Mapping[str, Any], where: str = "") -> T:
         if name not in types:
             raise _unknown(name, types, where)
         changes[name] = _merged(getattr(config, name), types[name], value, where + name)
-    return dataclasses.replace(cast("Any", config), **changes)
+    return _replaced(config, changes)
 
 
 def _merged(current: Any, kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(current) and isinstance(value, Mapping):
-        return updated(current, cast("Mapping[str, Any]", value), f"{where}.")
+        values, member = cast("Mapping[str, Any]", value), _member(kind, value)
+        other = (
+            isinstance(member, type) and dataclasses.is_dataclass(member) and not isinstance(current, member)
+        )
+        return from_dict(member, values, f"{where}.") if other else updated(current, values, f"{where}.")
     if isinstance(current, Mapping) and isinstance(value, Mapping):
         item = get_args(kind)[1] if get_args(kind) else Any
         known = cast("Mapping[str, Any]", current)
@@ -147,24 +166,24 @@ def override(config: T, settings: Sequence[str]) -> T:
 def _override(config: Any, path: list[str], text: str, where: str) -> Any:
     name, rest = path[0], path[1:]
     if isinstance(config, Mapping):
-        known = cast("Mapping[str, Any]", config)
-        if name not in known:
-            raise _unknown(name, known, where)
-        value = (
-            _override(known[name], rest, text, f"{where}{name}.")
-            if rest
-            else _parsed(Any, text, where + name)
-        )
-        return {**known, name: value}
-    types: dict[str, Any] = _field_types(type(config)) if dataclasses.is_dataclass(config) else {}
-    if name not in types:
-        raise _unknown(name, types, where)
-    current = getattr(config, name)
+        held: Mapping[str, Any] = config
+        types: Mapping[str, Any] = dict.fromkeys(held, Any)
+    else:
+        types = _field_types(type(config)) if dataclasses.is_dataclass(config) else {}
+        held = {known: getattr(config, known) for known in types}
+    if name not in held:
+        raise _unknown(name, held, where)
     if rest:
-        return dataclasses.replace(config, **{name: _override(current, rest, text, f"{where}{name}.")})
-    if dataclasses.is_dataclass(current):
-        raise UsageError(f"{where}{name}: a group of settings; write one of them as {where}{name}.NAME=value")
-    return dataclasses.replace(config, **{name: _parsed(types[name], text, where + name)})
+        value = _override(held[name], rest, text, f"{where}{name}.")
+    elif dataclasses.is_dataclass(held[name]) or (isinstance(held[name], Mapping) and text[:1] != "{"):
+        raise UsageError(f"{where}{name}: a group of settings; set one of them, as {where}{name}.NAME=value")
+    else:
+        value = _parsed(types[name], text, where + name)
+    return {**held, name: value} if isinstance(config, Mapping) else _replaced(config, {name: value})
+
+
+def _replaced(config: T, changes: Mapping[str, Any]) -> T:
+    return dataclasses.replace(cast("Any", config), **changes)
 
 
 def _parsed(kind: Any, text: str, where: str) -> Any:

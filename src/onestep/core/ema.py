@@ -1,6 +1,6 @@
 """Exponential moving average of trained parameters, with the usual ramp at the start."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -37,7 +37,7 @@ class Ema:
 
     @contextmanager
     @torch.no_grad()
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Generator[None]:
         """Put the average in place of the parameters for the length of a ``with``, then put them back."""
         live = [parameter.detach().clone() for parameter in self.parameters]
         self._assign(self.shadow)

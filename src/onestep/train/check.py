@@ -89,7 +89,9 @@ class Check:
     def _settings(self) -> dict[str, Mapping[str, Any]]:
         """Name -> options: the defaults of the card, changed one at a time by the sweep."""
         defaults = self.recipe.card.defaults
-        swept = {f"{o}={v:g}": {**defaults, o: v} for o, values in self.config.sweep.items() for v in values}
+        swept: dict[str, Mapping[str, Any]] = {
+            f"{o}={v:g}": {**defaults, o: v} for o, values in self.config.sweep.items() for v in values
+        }
         return swept or {"model": defaults}
 
     def _restored(

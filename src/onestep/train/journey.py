@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -91,7 +91,7 @@ def _train(
         load(objective.model, read(init)[0], init)
     objective.to(device)
     if recipe.train.channels_last:
-        objective.to(memory_format=torch.channels_last)
+        cast("Any", objective).to(memory_format=torch.channels_last)
     if not run.open_board():
         notice("tensorboard is not installed: scalars go to log.jsonl alone (pip install tensorboard)")
 

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -140,7 +140,7 @@ def _pair(lr: Tensor, hr: Tensor, device: torch.device, channels_last: bool) -> 
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def _stop_signals() -> Generator[list[int]]:
     """Collect SIGINT and SIGTERM for the length of a ``with``, so that a step is finished first.
 
     A second Ctrl-C does not wait.

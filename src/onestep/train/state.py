@@ -1,7 +1,7 @@
 """What changes from step to step: parameters, optimizers, average; and how it is saved and restored."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -122,7 +122,7 @@ class Training:
         self.step = int(state["step"])
 
     @contextmanager
-    def shipped(self) -> Iterator[OneStepModel]:
+    def shipped(self) -> Generator[OneStepModel]:
         """The model as it would ship: averaged, in evaluation mode."""
         model = self.objective.model
         training = [module for module in model.modules() if module.training]
