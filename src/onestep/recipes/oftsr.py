@@ -98,7 +98,7 @@ def compact_teacher(scale: int) -> Recipe:
     return Recipe(
         name=f"oftsr-compact-x{scale}-teacher",
         method="oftsr-teacher",
-        objective=FlowConfig(TeacherConfig(CompactConfig(), scale=scale, sigma=0.2)),
+        objective=FlowConfig(TeacherConfig(CompactConfig(), scale=scale, sigma=0.2), perceptual=0.3),
         degradation="mixed",
         data=DataConfig(folder="train", crop=32 * scale, scale=scale),
         train=TrainConfig(
