@@ -1,89 +1,104 @@
-"""A tiny objective with two groups, three moves and a buffer: everything the loop must handle."""
+"""A tiny objective with two groups, three moves, noise and a buffer: everything the loop must handle."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from onestep.core.contract import Loss, NoOptions, Objective, OneStepModel, Pair, Traits
+from onestep.core.contract import Loss, Objective, OneStepModel, Pair, Traits
 from onestep.data import DataConfig
-from onestep.recipe import CheckConfig, OptimizerConfig, Recipe, TrainConfig
+from onestep.recipe import CardConfig, CheckConfig, OptimizerConfig, Recipe, TrainConfig
+
+
+@dataclass(frozen=True)
+class ToyOptions:
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class ToyModelConfig:
+    width: int = 4
 
 
 class ToyModel(OneStepModel):
-    Options = NoOptions
+    Options = ToyOptions
 
-    def __init__(self, width: int = 4) -> None:
+    def __init__(self, config: ToyModelConfig) -> None:
         super().__init__()
-        self.config = ToyConfig(width)
-        self.traits = Traits(scale=2)
-        self.a = nn.Conv2d(3, width, 3, padding=1)
-        self.b = nn.Conv2d(width, 12, 3, padding=1)
+        self.config, self.traits = config, Traits(scale=2)
+        self.a = nn.Conv2d(3, config.width, 3, padding=1)
+        self.b = nn.Conv2d(config.width, 12, 3, padding=1)
 
     def noise_shape(self, lr: torch.Size) -> torch.Size:
         return torch.Size((lr[0], 3, lr[2] * 2, lr[3] * 2))
 
-    def condition(self, lr, options):
-        return {}
+    def condition(self, lr: Tensor, options: ToyOptions):
+        return {"gain": lr.new_full((len(lr), 1, 1, 1), options.gain)}
 
     def forward(self, lr: Tensor, noise: Tensor, condition) -> Tensor:
-        return F.pixel_shuffle(self.b(F.silu(self.a(lr))), 2) + 0.01 * noise
+        return condition["gain"] * F.pixel_shuffle(self.b(F.silu(self.a(lr))), 2) + 0.1 * noise
 
 
 class ToyObjective(Objective):
-    def __init__(self, width: int, poison: int) -> None:
+    def __init__(self, config: "ToyConfig") -> None:
         super().__init__()
-        self.model = ToyModel(width)
+        self.config = config
+        self.model = ToyModel(config.model)
         self.critic = nn.Conv2d(3, 1, 3)
         self.teacher = nn.Conv2d(3, 3, 1)
-        self.poison = poison
+        self.register_buffer("last", torch.zeros(()))
 
     def groups(self):
         return {"model": list(self.model.parameters()), "critic": list(self.critic.parameters())}
 
+    def sr(self, pair: Pair) -> Tensor:
+        noise = torch.randn_like(pair.hr) * self.config.noise
+        return self.model(pair.lr, noise, self.model.condition(pair.lr, ToyOptions())).float()
+
     def losses(self, pair: Pair, step: int) -> Iterator[Loss]:
-        noise = torch.randn_like(pair.hr)
-        sr = self.model(pair.lr, noise, {})
-        terms = {"l2": F.mse_loss(sr.float(), pair.hr), "critic": -0.1 * self.critic(sr).float().mean()}
-        if step == self.poison:
-            terms["l2"] = terms["l2"] * float("nan")
-        yield Loss("model", terms)
+        self.last.fill_(step)
+        sr = self.sr(pair)
+        poison = float("nan") if step == self.config.poison else 1.0
+        yield Loss(
+            "model", {"l2": poison * F.mse_loss(sr, pair.hr), "fool": -0.1 * self.critic(sr).float().mean()}
+        )
         with torch.no_grad():
-            fake = self.model(pair.lr, torch.randn_like(noise), {})
-            goal = self.teacher(pair.hr).mean()
-        yield Loss("critic", {"score": (self.critic(fake.float()).mean() - goal.float()) ** 2})
+            fake, goal = self.sr(pair), self.teacher(pair.hr).float().mean((1, 2, 3))
+        yield Loss("critic", {"score": (self.critic(fake).float().mean((1, 2, 3)) - goal).square().mean()})
+        yield Loss("model", {"l1": F.l1_loss(self.sr(pair), pair.hr)})
 
 
 @dataclass(frozen=True)
 class ToyConfig:
-    width: int = 4
+    model: ToyModelConfig = field(default_factory=ToyModelConfig)
+    noise: float = 1.0
     poison: int = -1
 
     def build(self) -> ToyObjective:
-        return ToyObjective(self.width, self.poison)
+        return ToyObjective(self)
 
 
-def toy(**train) -> Recipe:
-    fields = {
-        "steps": 6,
-        "batch": 4,
-        "micro": 2,
-        "optimizers": {
-            "model": OptimizerConfig(lr=1e-2, warmup=2, decay_to=0.1),
-            "critic": OptimizerConfig(kind="adamw"),
-        },
-        "precision": "float32",
-        "save_every": 2,
-        "log_every": 1,
-    }
+OPTIMIZERS = {
+    "model": OptimizerConfig(lr=1e-2, warmup=2, decay_to=0.1),
+    "critic": OptimizerConfig(kind="adamw", lr=1e-3, weight_decay=0.1),
+}
+
+
+def toy(objective: ToyConfig | None = None, **train: Any) -> Recipe:
+    """Six steps of four 16-pixel crops; keywords change the loop."""
+    config = TrainConfig(
+        steps=6, batch=4, micro=2, optimizers=OPTIMIZERS, precision="float32", save_every=2, log_every=1
+    )
     return Recipe(
         name="toy",
         method="toy",
-        objective=ToyConfig(),
+        objective=objective or ToyConfig(),
         degradation="bicubic",
-        data=DataConfig(crop=16, scale=2, workers=0, pictures=20),
-        train=TrainConfig(**(fields | train)),
-        check=CheckConfig(every=0),
+        data=DataConfig(crop=16, scale=2, workers=0, pictures=40),
+        train=replace(config, **train),
+        check=CheckConfig(every=0, images=2, crop=32, sweep={"gain": (0.0, 1.0)}),
+        card=CardConfig(license="CC0-1.0", limits=("everything",), defaults={"gain": 0.5}),
     )

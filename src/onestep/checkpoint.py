@@ -8,6 +8,7 @@ to a temporary name in the same folder and renamed, so that no reader ever sees 
 import dataclasses
 import json
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,7 +181,8 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0].strip()
         raise InputError(
-            f"{path}: the state cannot be read ({error}); delete it to continue from the one before"
+            f"{path}: the state cannot be read ({said}); delete it to continue from the one before"
         ) from error

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from onestep.core.errors import InputError, UsageError
+from onestep.core.picture import read
 from onestep.core.synthetic import synthetic
 
 Degrade = Callable[[Tensor, torch.Generator], Tensor]
@@ -75,19 +75,19 @@ def files(config: DataConfig, *, held_out: bool) -> list[Path]:
     return kept
 
 
-def decode(path: Path) -> np.ndarray:
-    """Read a picture as (H, W, 3) uint8.
+def decode(path: Path) -> Tensor:
+    """Read a picture as (3, H, W) uint8; deeper ones are rounded, transparency is dropped.
 
     Raises:
         InputError: The file is not a readable picture.
     """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a picture ({error}); remove it from the folder"
-        ) from error
+    return (read(path).rgb[0] * 255).round().to(torch.uint8)
+
+
+def _reflected(pixels: Tensor, side: int) -> Tensor:
+    """At least (3, side, side), reflected at the lower and right border as often as needed."""
+    short = [(0, max(0, side - length)) for length in pixels.shape[1:]]
+    return torch.from_numpy(np.pad(pixels.numpy(), ((0, 0), *short), mode="reflect"))
 
 
 def _ignore_interrupt(worker: int) -> None:
@@ -96,20 +96,26 @@ def _ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _one_line(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Free a worker's message from the trace that the loader wraps around it."""
+    try:
+        yield from batches
+    except InputError as error:
+        message = str(error).strip().splitlines()[-1]
+        raise InputError(message.removeprefix(f"{InputError.__module__}.InputError: ")) from error
+
+
 class Source:
-    """Pictures by index, (3, H, W) uint8 or float in [0, 1], decoded ones kept in memory."""
+    """Pictures by index; what was decoded once is kept in memory, as far as the configuration allows."""
 
     def __init__(self, config: DataConfig, *, held_out: bool = False) -> None:
         self.config = config
         self.drawn = config.folder == "synthetic"
         self.name = "held out" if held_out else "train"
         self.paths = [] if self.drawn else files(config, held_out=held_out)
-        self.count = (
-            (max(1, config.pictures // 20) if held_out else config.pictures)
-            if self.drawn
-            else len(self.paths)
-        )
-        self._decoded: dict[int, np.ndarray] = {}
+        drawn = max(1, config.pictures // 20) if held_out else config.pictures
+        self.count = drawn if self.drawn else len(self.paths)
+        self._decoded: dict[int, Tensor] = {}
         self._pixels = 0
 
     def crop(self, index: int, side: int, generator: torch.Generator | None) -> Tensor:
@@ -117,25 +123,23 @@ class Source:
         if self.drawn:
             return synthetic(side, _generator("synthetic", self.name, index))
         pixels = self._read(index)
-        short = [max(0, side - length) for length in pixels.shape[:2]]
-        if any(short):
-            pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
-        spare = [length - side for length in pixels.shape[:2]]
+        if min(pixels.shape[1:]) < side:
+            pixels = _reflected(pixels, side)
+        spare = [length - side for length in pixels.shape[1:]]
         if generator is None:
             top, left = (length // 2 for length in spare)
         else:
             top, left = (int(torch.randint(0, n + 1, (1,), generator=generator)) for n in spare)
-        window = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-        return torch.from_numpy(window).permute(2, 0, 1).contiguous().float() / 255
+        return pixels[:, top : top + side, left : left + side].float() / 255
 
     def label(self, index: int) -> str:
         """What to call this picture in reports."""
         return f"synthetic-{index:04d}" if self.drawn else self.paths[index].stem
 
-    def _read(self, index: int) -> np.ndarray:
+    def _read(self, index: int) -> Tensor:
         if index not in self._decoded:
             pixels = decode(self.paths[index])
-            area = pixels.shape[0] * pixels.shape[1]
+            area = pixels.shape[1] * pixels.shape[2]
             if self._pixels + area > self.config.cache * 1_000_000:
                 return pixels
             self._decoded[index] = pixels
@@ -180,12 +184,10 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         generator = _generator("pair", self.seed, position)
         hr = self.source.crop(self._index(position), self.config.crop, generator)
         across, down = torch.rand(2, generator=generator).tolist()
-        axes = [
-            axis
-            for axis, flip in ((2, across < self.config.horizontal), (1, down < self.config.vertical))
-            if flip
-        ]
-        hr = hr.flip(axes).contiguous() if axes else hr
+        if across < self.config.horizontal:
+            hr = hr.flip(2)
+        if down < self.config.vertical:
+            hr = hr.flip(1)
         return self.degrade(hr, generator), hr
 
     def batches(
@@ -207,7 +209,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
             pin_memory=pin,
             generator=torch.Generator(),
         )
-        return iter(loader)
+        return _one_line(iter(loader))
 
     def _index(self, position: int) -> int:
         epoch, within = divmod(position, self.source.count)
