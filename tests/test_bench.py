@@ -39,7 +39,7 @@ class OneConvolution(OneStepModel):
 
 
 def measurement(case, runner, ratio, beyond):
-    return Measurement(case.name, runner, 3, ratio, ratio, ratio, 200_000_000, beyond + 5, beyond)
+    return Measurement(case.name, runner, 3, ratio, ratio, ratio, ratio, 200_000_000, beyond + 5, beyond)
 
 
 @pytest.fixture

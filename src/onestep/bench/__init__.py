@@ -67,6 +67,8 @@ class Measurement:
     """Fastest run."""
     seconds_per_mpx: float
     """Per output megapixel."""
+    cpu_seconds_per_mpx: float
+    """Least work, summed over threads, per output megapixel: hardly moves when others use the machine."""
     ratio: float | None
     """Of ``seconds`` to those of onestep in the same case."""
     loaded: int | None
@@ -118,6 +120,7 @@ class Worker:
         )
         self._name = str(job.get("runner", "floor"))
         self._seconds: list[float] = []
+        self._cpu: list[float] = []
         self._say(json.dumps(job))
 
     def __enter__(self) -> Self:
@@ -152,7 +155,9 @@ class Worker:
     def run(self) -> float:
         """Work once; the seconds it took."""
         self._say("run")
-        self._seconds.append(float(self.answer()["seconds"]))
+        answer = self.answer()
+        self._seconds.append(float(answer["seconds"]))
+        self._cpu.append(float(answer["cpu"]))
         return self._seconds[-1]
 
     def finish(self) -> dict[str, Any]:
@@ -166,9 +171,9 @@ class Worker:
         return len(self._seconds) <= repeats and sum(self._seconds) < LONG
 
     @property
-    def best(self) -> tuple[int, float]:
-        """Number of runs and the fastest of them."""
-        return len(self._seconds), min(self._seconds)
+    def best(self) -> tuple[int, float, float]:
+        """Number of runs, the fastest of them, and the least work (CPU seconds over all threads)."""
+        return len(self._seconds), min(self._seconds), min(self._cpu)
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -256,12 +261,13 @@ def _measure(
             runs,
             seconds,
             seconds / case.megapixels,
+            cpu / case.megapixels,
             None if base is None else seconds / base,
             loaded[runner],
             peaks[runner],
             None if peaks[runner] is None else peaks[runner] - case.pixel_bytes,
         )
-        for runner, (runs, seconds) in best.items()
+        for runner, (runs, seconds, cpu) in best.items()
     ]
 
 

@@ -1,7 +1,7 @@
 """The other side of a measurement: one process, one job, nothing else in memory.
 
 Run as ``python -m onestep.bench.worker``. It reads a job as a line of JSON, answers with a line, then runs
-once for every further line and answers with the seconds; when the input ends, it answers with its memory.
+once for every further line and answers with the seconds it took; when the input ends, it answers with its memory.
 """
 
 import json
@@ -53,11 +53,11 @@ def serve(lines: IO[str], answers: IO[str]) -> None:
         return
     answer(loaded=status("VmRSS"))
     for _ in lines:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         result = run()
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - worked
         del result
-        answer(seconds=seconds)
+        answer(seconds=seconds, cpu=cpu)
     answer(peak=peak())
 
 
