@@ -1,7 +1,7 @@
 """The other side of a measurement: one process, one job, nothing else in memory.
 
 Run as ``python -m onestep.bench.worker``. It reads a job as a line of JSON, answers with a line, then runs
-once for every further line and answers with the seconds it took; when the input ends, it answers with its memory.
+once for every further line and answers with the seconds; when the input ends, it answers with its memory.
 """
 
 import json
