@@ -138,5 +138,6 @@ def _average(members: Sequence[nn.Parameter], terms: Tensor, ranks: Ranks) -> Te
     dist.all_reduce(flat)
     summed, had, *parts = flat.split([len(terms), len(has), *(member.numel() for member in members)])
     for member, part, present in zip(members, parts, had.tolist(), strict=True):
-        member.grad = part.reshape(member.shape).to(member) if present else None
+        # In the memory layout of the parameter: fused optimizers walk both side by side.
+        member.grad = torch.empty_like(member).copy_(part.reshape(member.shape)) if present else None
     return summed

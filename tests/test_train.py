@@ -1,0 +1,400 @@
+"""The loop: what one step does, and that stopping, splitting and resuming change nothing."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from onestep import checkpoint
+from onestep.core.contract import Loss, Pair
+from onestep.core.errors import InputError, UsageError
+from onestep.data import keyed
+from onestep.recipe import CheckConfig, OptimizerConfig
+from onestep.train import DivergedError, StoppedError, train, train_step
+from onestep.train.run_folder import RunFolder
+from onestep.train.state import Training, learning_rate
+from training_toy import OPTIMIZERS, ToyConfig, ToyModelConfig, toy
+
+WIDE = ToyConfig(ToyModelConfig(width=5))
+
+
+def pairs(count, size=1):
+    generator = torch.Generator().manual_seed(3)
+    hr = torch.rand(count * size, 3, 8, 8, generator=generator) * 2 - 1
+    batches = hr.split(size)
+    return [Pair(nn.functional.avg_pool2d(batch, 2), batch) for batch in batches]
+
+
+def build(recipe):
+    torch.manual_seed(0)
+    return recipe.objective.build()
+
+
+def same(a, b):
+    """Whether two states are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def last_state(folder):
+    return checkpoint.load_state(sorted(Path(folder).glob("state-*.pt"))[-1])
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A run that was never disturbed."""
+    folder = tmp_path_factory.mktemp("reference")
+    train(toy(), folder)
+    return folder
+
+
+def test_a_step_is_the_algorithm_written_by_hand():
+    recipe = toy(clip=0.05)
+    looped, by_hand = build(recipe), build(recipe)
+    training = Training(looped, recipe.train)
+    batch = pairs(1, 4)
+    log = [training.advance(batch) for _ in range(3)]
+
+    adams = {
+        "model": torch.optim.Adam(by_hand.model.parameters(), 1e-2, fused=True),
+        "critic": torch.optim.AdamW(by_hand.critic.parameters(), 1e-3, weight_decay=0.1, fused=True),
+    }
+    for step in range(3):
+        adams["model"].param_groups[0]["lr"] = learning_rate(OPTIMIZERS["model"], step, 6)
+        moves = by_hand.losses(batch[0], step)
+        for move, group in enumerate(("model", "critic", "model")):
+            torch.manual_seed(keyed("step", 0, step, 0, move))
+            by_hand.zero_grad()
+            loss = next(moves)
+            loss.total.backward()
+            norm = nn.utils.clip_grad_norm_(by_hand.groups()[group], 0.05)
+            adams[group].step()
+            name = f"norm/{group}" + (".2" if move == 2 else "")
+            assert log[step][name] == pytest.approx(float(norm), rel=1e-5)
+    assert same(looped.state_dict(), by_hand.state_dict())
+
+
+def test_the_gradients_of_all_groups_are_cleared_after_every_move():
+    objective = build(toy())
+    training = Training(objective, toy().train)
+    losses = objective.losses
+
+    def watched(pair, step):
+        for loss in losses(pair, step):
+            yield loss
+            assert all(p.grad is None for p in objective.parameters())
+
+    objective.losses = watched
+    training.advance(pairs(1, 4))
+    assert all(p.grad is None for p in objective.parameters())
+
+
+def test_parameters_outside_the_groups_stay_as_they_are():
+    objective = build(toy())
+    teacher = {name: p.clone() for name, p in objective.teacher.state_dict().items()}
+    critic = objective.critic.weight.detach().clone()
+    training = Training(objective, toy().train)
+    for _ in range(3):
+        training.advance(pairs(1, 4))
+    assert same(dict(objective.teacher.state_dict()), teacher)
+    assert not torch.equal(objective.critic.weight, critic)
+    assert not any(name.startswith("teacher") for name in training.state()["objective"])
+
+
+def test_four_micro_batches_are_one_batch():
+    recipe = toy(ToyConfig(noise=0.0))
+    states = []
+    for micro in (pairs(1, 4), pairs(4, 1)):
+        training = Training(build(recipe), recipe.train)
+        for _ in range(3):
+            losses = training.advance(micro)
+        states.append((training.objective.state_dict(), losses))
+    for name, value in states[0][0].items():
+        assert torch.allclose(value, states[1][0][name], atol=2e-5), name
+    assert states[0][1] == pytest.approx(states[1][1], abs=1e-4)
+
+
+def test_random_numbers_depend_on_step_micro_batch_and_move_alone():
+    drawn = []
+
+    class Drawing:
+        weight = nn.Parameter(torch.ones(()))
+
+        def groups(self):
+            return {"model": [self.weight]}
+
+        def losses(self, pair, step):
+            for _ in range(2):
+                drawn.append(float(torch.rand(())))
+                yield Loss("model", {"x": self.weight * 0})
+
+    objective = Drawing()
+    optimizers = {"model": torch.optim.Adam([objective.weight])}
+    for step in (0, 1, 0):
+        torch.rand(step + 1)
+        train_step(objective, optimizers, pairs(2), step, config=toy().train)
+    assert drawn[8:] == drawn[:4]
+    assert len(set(drawn[:8])) == 8
+
+
+def test_mistakes_of_an_objective_are_explained():
+    class Wrong:
+        weight = nn.Parameter(torch.ones(()))
+
+        def __init__(self, walk):
+            self.walk = walk
+
+        def groups(self):
+            return {"model": [self.weight]}
+
+        def losses(self, pair, step):
+            return self.walk(self, pair)
+
+    def unknown(self, pair):
+        yield Loss("modle", {"x": self.weight})
+
+    def without_gradients(self, pair):
+        with torch.no_grad():
+            yield Loss("model", {"x": self.weight})
+
+    def uneven(self, pair):
+        if pair.hr.sum() > 0:
+            yield Loss("model", {"x": self.weight})
+
+    plus, minus = (Pair(x, x) for x in (torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)))
+    cases = {
+        "group 'modle'": (unknown, [plus]),
+        "without gradients": (without_gradients, [plus]),
+        "disagree": (uneven, [plus, minus]),
+    }
+    for said, (walk, micro) in cases.items():
+        with pytest.raises(UsageError, match=said):
+            train_step(Wrong(walk), {}, micro, 0, config=toy().train)
+        torch.set_grad_enabled(True)
+
+
+def test_bfloat16_runs_the_network_and_leaves_parameters_in_float32():
+    recipe = toy(precision="bfloat16")
+    objective = build(recipe)
+    seen = []
+    objective.model.b.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    Training(objective, recipe.train).advance(pairs(1, 4))
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in objective.parameters())
+
+
+def test_learning_rate_follows_its_formula():
+    config = OptimizerConfig(lr=0.8, warmup=4, decay_to=0.25)
+    rates = [learning_rate(config, step, 15) for step in range(15)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == 0.8
+    assert rates[9] == pytest.approx((0.8 + 0.2) / 2)
+    assert rates[14] == pytest.approx(0.2)
+    assert learning_rate(config, 99, 15) == pytest.approx(0.2)
+    assert learning_rate(OptimizerConfig(lr=0.8), 7, 15) == 0.8
+
+
+def test_groups_need_their_optimizers_and_batches_must_divide():
+    with pytest.raises(UsageError, match=r"train\.optimizers is for model; .* groups model, critic"):
+        Training(build(toy()), toy(optimizers={"model": OptimizerConfig()}).train)
+    with pytest.raises(UsageError, match=r"train\.batch=4 is not a multiple of 1 rank\(s\) x train\.micro=3"):
+        Training(build(toy()), toy(micro=3).train)
+
+
+def test_a_run_leaves_what_it_promises(reference):
+    names = {path.name for path in reference.iterdir()}
+    assert names == {
+        "recipe.json", "log.jsonl", "tensorboard", "release-00000006.safetensors",
+        "state-00000004.pt", "state-00000006.pt",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (reference / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert {
+        "model/l2",
+        "model/fool",
+        "critic/score",
+        "model/l1",
+        "norm/critic",
+        "lr/model",
+        "seconds",
+    } <= set(lines[0])
+    assert lines[5]["lr/model"] == pytest.approx(1e-3)
+    assert lines[5]["model/l1"] < lines[0]["model/l1"]
+    assert any((reference / "tensorboard").iterdir())
+
+
+def test_the_release_file_is_the_average_in_half_precision(reference):
+    tensors, card = checkpoint.read(reference / "release-00000006.safetensors")
+    state = last_state(reference)
+    names = [name for name, _ in build(toy()).model.named_parameters()]
+    for name, shadow in zip(names, state["ema"]["shadow"], strict=True):
+        assert torch.equal(tensors[name], shadow.half().float())
+        assert not torch.equal(shadow, state["objective"][f"model.{name}"])
+    assert (card.name, card.method, card.step, card.license) == ("toy", "toy", 6, "CC0-1.0")
+    assert card.config == {"width": 4}
+    assert card.traits["scale"] == 2
+    assert card.defaults == {"gain": 0.5}
+    assert card.recipe["train"]["steps"] == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resumed_is_bit_identical_to_never_stopped(reference, tmp_path, workers):
+    recipe = toy()
+    recipe = replace(recipe, data=replace(recipe.data, workers=workers))
+    for _ in range(2):
+        assert train(recipe, tmp_path, max_minutes=0).is_file()
+    train(recipe, tmp_path)
+    assert same(last_state(tmp_path), last_state(reference))
+    lines = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [1, 2, 3, 4, 5, 6]
+
+
+def test_max_minutes_leaves_state_and_release_file(tmp_path):
+    release = train(toy(), tmp_path, max_minutes=0)
+    assert release == tmp_path / "release-00000001.safetensors"
+    assert checkpoint.read_card(release).step == 1
+    assert last_state(tmp_path)["step"] == 1
+
+
+def test_a_killed_run_continues_from_its_last_state(reference, tmp_path):
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from training_toy import toy
+from onestep.train import train
+def die(progress):
+    if progress.step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(toy(), Path({str(tmp_path)!r}), progress=die)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert last_state(tmp_path)["step"] == 4
+    train(toy(), tmp_path)
+    assert same(last_state(tmp_path), last_state(reference))
+    lines = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_saves(reference, tmp_path, number):
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+
+    def stop(progress):
+        if progress.step == 3:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(StoppedError, match="stopped at step 4"):
+        train(toy(), tmp_path, progress=stop)
+    assert last_state(tmp_path)["step"] == 4
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    train(toy(), tmp_path)
+    assert same(last_state(tmp_path), last_state(reference))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state(reference, tmp_path):
+    with pytest.raises(DivergedError, match=r"step 4: model/l2 is nan") as caught:
+        train(toy(ToyConfig(poison=4), save_every=3), tmp_path)
+    assert "\n" not in str(caught.value)
+    state = last_state(tmp_path)
+    assert state["step"] == 3
+    assert all(torch.isfinite(tensor).all() for tensor in state["objective"].values())
+
+
+def test_only_the_last_two_states_are_kept(tmp_path):
+    train(toy(save_every=1), tmp_path)
+    assert [path.name for path in RunFolder(tmp_path).states()] == ["state-00000005.pt", "state-00000006.pt"]
+
+
+def test_a_folder_of_another_recipe_is_refused(reference, tmp_path):
+    train(toy(), tmp_path, max_minutes=0)
+    other = toy(clip=0.5)
+    with pytest.raises(UsageError, match=r"another recipe \(train\.clip was 1\.0, now 0\.5\)"):
+        train(other, tmp_path, max_minutes=0)
+    calmer = replace(toy(save_every=3, log_every=2), check=CheckConfig(every=0, images=1))
+    train(calmer, tmp_path, max_minutes=0)
+    (tmp_path / "recipe.json").unlink()
+    assert train(other, tmp_path, max_minutes=0) == tmp_path / "release-00000003.safetensors"
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(UsageError, match=r"does not fit the objective at model\.a\.weight"):
+        train(toy(WIDE), tmp_path)
+
+
+def test_init_starts_from_a_release_file(reference, tmp_path):
+    release = reference / "release-00000006.safetensors"
+    started = train(toy(steps=0), tmp_path / "a", init=release)
+    assert same(checkpoint.read(started)[0], checkpoint.read(release)[0])
+    with pytest.raises(InputError, match=r"a\.weight is"):
+        train(toy(WIDE), tmp_path / "b", init=release)
+
+
+def test_checks_score_held_out_pictures_and_go_into_the_card(tmp_path):
+    recipe = toy()
+    recipe = replace(recipe, check=replace(recipe.check, every=3))
+    release = train(recipe, tmp_path)
+    for step in (3, 6):
+        scores = json.loads((tmp_path / f"check-{step:08d}.json").read_text())["scores"]
+        assert set(scores) == {"bicubic", "gain=0", "gain=1"}
+        assert scores["bicubic"]["psnr-y"] > 15
+        assert 0 < scores["bicubic"]["ssim-y"] < 1
+        assert scores["gain=0"]["psnr-y"] < scores["bicubic"]["psnr-y"]
+        assert checkpoint.read_card(tmp_path / f"release-{step:08d}.safetensors").step == step
+    assert checkpoint.read_card(release).scores == {"held-out": scores}
+
+
+def test_checks_do_not_change_the_training(reference, tmp_path):
+    recipe = toy()
+    train(replace(recipe, check=replace(recipe.check, every=1)), tmp_path)
+    assert same(last_state(tmp_path), last_state(reference))
+
+
+def test_without_tensorboard_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    lines = []
+    train(toy(), tmp_path, max_minutes=0, notice=lines.append)
+    assert len(lines) == 1
+    assert "pip install tensorboard" in lines[0]
+
+
+def test_progress_counts_every_step(tmp_path):
+    seen = []
+    train(toy(), tmp_path, progress=seen.append)
+    assert [(p.step, p.steps) for p in seen] == [(i, 6) for i in range(1, 7)]
+    assert all(p.seconds > 0 and math.isfinite(p.losses["model/l2"]) for p in seen)
+
+
+def test_two_ranks_are_one_process(reference, tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from training_toy import toy
+from onestep.train import train
+train(toy(), Path({str(tmp_path / "run")!r}), device="cpu")
+"""
+    port = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", code], env=shared | {"RANK": str(i), "LOCAL_RANK": str(i)})
+        for i in range(2)
+    ]
+    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    ours, theirs = last_state(tmp_path / "run"), last_state(reference)
+    for name, tensor in theirs["objective"].items():
+        assert torch.allclose(ours["objective"][name], tensor, atol=1e-6), name
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 6
