@@ -119,15 +119,21 @@ def test_every_method_has_a_page():
     assert all((ROOT / "docs" / "methods" / f"{method}.md").is_file() for method in shipped)
 
 
-def test_every_link_in_the_top_pages_leads_somewhere():
+def test_every_link_in_the_pages_leads_somewhere():
     link = re.compile(r"\]\((?!https?:|#)([^)#]+)")
     broken = [
-        f"{page}: {target}"
-        for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "THIRD_PARTY.md")
-        for target in link.findall((ROOT / page).read_text("utf-8"))
-        if not (ROOT / target).exists()
+        f"{name(page)}: {target}"
+        for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+        for target in link.findall(page.read_text("utf-8"))
+        if not (page.parent / target).exists()
     ]
     assert not broken
+
+
+def test_every_page_is_in_the_navigation():
+    named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M))
+    there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert named == there
 
 
 def test_third_party_names_every_declared_library():
