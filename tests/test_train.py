@@ -377,8 +377,10 @@ def test_progress_counts_every_step(tmp_path):
     assert all(p.seconds > 0 and math.isfinite(p.losses["model/l2"]) for p in seen)
 
 
-def test_two_ranks_are_one_process(reference, tmp_path):
-    code = f"""
+def test_two_ranks_of_torchrun_are_one_process(reference, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -386,13 +388,17 @@ from training_toy import toy
 from onestep.train import train
 train(toy(), Path({str(tmp_path / "run")!r}), device="cpu")
 """
-    port = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", code], env=shared | {"RANK": str(i), "LOCAL_RANK": str(i)})
-        for i in range(2)
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
     ]
-    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    done = subprocess.run([*launch, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
     ours, theirs = last_state(tmp_path / "run"), last_state(reference)
     for name, tensor in theirs["objective"].items():
         assert torch.allclose(ours["objective"][name], tensor, atol=1e-6), name

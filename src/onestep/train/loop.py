@@ -113,6 +113,7 @@ def fit(
                 f"stopped at step {training.step}, saved in {run.path}; the same command continues"
             )
     show()
+    _any_rank(False, ranks, device)  # nobody leaves before the first rank has written
     return training.step
 
 
