@@ -389,14 +389,7 @@ from onestep.train import train
 train(toy(), Path({str(tmp_path / "run")!r}), device="cpu")
 """
     )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(script),
-    ]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launch, script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     ours, theirs = last_state(tmp_path / "run"), last_state(reference)

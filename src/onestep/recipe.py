@@ -75,7 +75,7 @@ class CheckConfig:
     images: int = 8
     """Held-out pictures used, spread evenly over the sorted list."""
     crop: int = 256
-    """HR side of the centre crop of each, in pixels."""
+    """HR side of the centre crop of each, in pixels; rounded down to what the model takes unpadded."""
     pictures: int = 4
     """How many of them are shown in TensorBoard."""
     metrics: tuple[str, ...] = ("psnr-y", "ssim-y")

@@ -42,13 +42,9 @@ class Check:
             notice: Called with one-line remarks.
 
         Raises:
-            UsageError: The crop is no multiple of the scale, or a metric is unknown or needs tiles.
+            UsageError: A metric is unknown or needs tiles.
         """
         self.recipe, self.config, self.degrade, self.device = recipe, recipe.check, degrade, device
-        if self.config.crop % recipe.data.scale:
-            raise UsageError(
-                f"check.crop={self.config.crop} is not a multiple of data.scale={recipe.data.scale}"
-            )
         self.source = Source(recipe.data, held_out=True)
         self.metrics: dict[str, tuple[bool, metrics.Measure]] = {}
         for name in self.config.metrics:
@@ -66,12 +62,12 @@ class Check:
         Args:
             model: In evaluation mode, on the device.
         """
-        settings = self._settings()
+        settings, side = self._settings(), self._side(model)
         sums: dict[str, dict[str, float]] = {}
         pictures: dict[str, Tensor] = {}
         indices = self._indices()
         for shown, index in enumerate(indices):
-            hr = self.source.crop(index, self.config.crop, None)
+            hr = self.source.crop(index, side, None)
             lr = self.degrade(hr, torch.Generator().manual_seed(keyed("check", index)))
             rows = dict(self._restored(model, lr[None], settings))
             for label, image in rows.items():
@@ -85,6 +81,13 @@ class Check:
     def _indices(self) -> list[int]:
         count = min(self.config.images, self.source.count)
         return [i * self.source.count // count for i in range(count)]
+
+    def _side(self, model: OneStepModel) -> int:
+        """HR side of the crops: as asked, rounded down to what the model takes unpadded."""
+        traits = model.traits
+        step = traits.scale * traits.multiple_of
+        least = -(-traits.minimum * traits.scale // step) * step
+        return max(self.config.crop // step * step, least)
 
     def _settings(self) -> dict[str, Mapping[str, Any]]:
         """Name -> options: the defaults of the card, changed one at a time by the sweep."""
@@ -108,7 +111,7 @@ class Check:
         ):
             conditions = [model.condition(x, model.Options(**options)) for options in settings.values()]
             results = model.sweep(x, noise, conditions).float() / 2 + 0.5
-        size = (self.config.crop, self.config.crop)
+        size = (results.shape[-2], results.shape[-1])
         yield "bicubic", resize(lr, size).clamp(0, 1)
         for label, result in zip(settings, results, strict=True):
             yield label, result.clamp(0, 1)
