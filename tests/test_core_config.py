@@ -101,6 +101,9 @@ def test_json_is_checked_strictly(values, said):
 def test_the_schema_names_every_field():
     properties = schema(Outer)["properties"]
     assert set(properties) == {"steps", "name", "half", "micro", "inner", "either", "groups", "extra"}
+    described = schema(Outer(1, either=Inner()))
+    assert described["properties"]["either"] == {"$ref": "#/$defs/Inner"}
+    assert set(described["$defs"]["Inner"]["properties"]) == {"rate", "kind", "sides"}
 
 
 def test_plain_configurations_need_no_pydantic(tmp_path: Path):

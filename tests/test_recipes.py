@@ -1,10 +1,11 @@
 import json
-from dataclasses import replace
+import sys
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from onestep.core.config import override, to_dict
+from onestep.core.config import override, schema, to_dict
 from onestep.core.errors import UsageError
 from onestep.degrade.presets import preset
 from onestep.methods import METHODS
@@ -35,14 +36,17 @@ def test_the_recipe_json_of_a_run_is_the_recipe(name, tmp_path):
 def test_a_recipe_of_ones_own_needs_no_change_here(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from dataclasses import replace\n"
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass, replace\n"
         "from onestep.recipes import recipe\n"
+        "@dataclass(frozen=True)\nclass Mine:\n    width: int = 4\n"
         f"def mine():\n    return replace(recipe({next(iter(RECIPES))!r}), name='mine')\n"
         "def wrong():\n    return 1\n"
     )
     made = recipe(f"{file}:mine")
     assert isinstance(made, Recipe)
     assert made == replace(recipe(next(iter(RECIPES))), name="mine")
+    assert override(sys.modules["onestep_recipe_mine"].Mine(), ["width=5"]).width == 5
     for name, said in {
         f"{file}:wrong": "returned int, not a onestep.recipe.Recipe",
         f"{file}:absent": "has no function absent",
@@ -50,6 +54,13 @@ def test_a_recipe_of_ones_own_needs_no_change_here(tmp_path):
     }.items():
         with pytest.raises(UsageError, match=said):
             recipe(name)
+
+
+def test_every_recipe_has_a_schema():
+    for name in RECIPES:
+        described = schema(recipe(name))
+        assert set(described["properties"]) == {field.name for field in fields(Recipe)}
+        assert "steps" in described["$defs"]["TrainConfig"]["properties"]
 
 
 def test_what_is_no_recipe_is_explained(tmp_path):

@@ -202,8 +202,26 @@ def _parsed(kind: Any, text: str, where: str) -> Any:
     return _by_pydantic(kind, text, where, text=True)
 
 
-def schema(kind: type) -> dict[str, Any]:
-    """JSON schema of a dataclass, for editors and documentation (needs pydantic)."""
+def schema(config: Any) -> dict[str, Any]:
+    """JSON schema of a dataclass, for editors and documentation (needs pydantic).
+
+    Args:
+        config: A class, or an instance: then fields that hold a dataclass are described as what they hold.
+    """
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind).json_schema()
+    kind: type = config if isinstance(config, type) else type(config)
+    kinds = _field_types(kind)
+    if config is not kind:
+        held = {name: getattr(config, name) for name in kinds}
+        kinds |= {name: type(value) for name, value in held.items() if dataclasses.is_dataclass(value)}
+    described, shared = TypeAdapter.json_schemas(
+        [(name, "validation", TypeAdapter(one)) for name, one in kinds.items()]
+    )
+    properties = {name: described[name, "validation"] for name in kinds}
+    return {
+        "type": "object",
+        "title": kind.__name__,
+        "additionalProperties": False,
+        "properties": properties,
+    } | shared

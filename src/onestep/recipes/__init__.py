@@ -6,6 +6,7 @@ One file per method holds its functions; this one finds them.
 import difflib
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,10 +42,15 @@ def recipe(name: str) -> Recipe:
 
 def _from_file(file: Path, function: str) -> Recipe:
     """Call a function of a Python file that the user named."""
-    spec = importlib.util.spec_from_file_location(file.stem, file) if file.is_file() else None
+    spec = (
+        importlib.util.spec_from_file_location(f"onestep_recipe_{file.stem}", file)
+        if file.is_file()
+        else None
+    )
     if spec is None or spec.loader is None:
         raise UsageError(f"{file}: no such file; a recipe of your own is FILE.py:function")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up the types of their fields
     spec.loader.exec_module(module)
     make = getattr(module, function, None)
     if not callable(make):
