@@ -104,6 +104,9 @@ class DistilConfig:
     distance: Distance = "l1"
     align: float = 0.01
     boundary: float = 0.1
+    perceptual: float = 0.0
+    """Ours, not in the paper: weight of s * LPIPS between the student's output x0 + v(s) and HR."""
+    perceptual_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
 
     def build(self) -> "Distillation":
         """The objective; its student starts from the teacher's weights.
@@ -129,6 +132,7 @@ class Distillation(Objective):
         self.config = config
         self.model: Student = student  # pyright: ignore[reportIncompatibleVariableOverride]
         self.teacher: Teacher = teacher.eval().requires_grad_(False)
+        self.perceptual = Lpips.load(config.perceptual_net) if config.perceptual > 0 else None
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode (section 3.3)."""
@@ -151,7 +155,7 @@ class Distillation(Objective):
         return first, first + (second - first) / (2 * ratio)
 
     def losses(self, pair: Pair, step: int) -> Iterator[Loss]:
-        """One move: distil + align + boundary; HR enters only through the LR image made from it."""
+        """One move: distil + align + boundary; HR enters through its LR image, and LPIPS where asked for."""
         flow, config = self.model.field, self.config
         lr_up = flow.lr_up(pair.lr)
         x0 = flow.start(lr_up, torch.randn_like(lr_up))
@@ -170,6 +174,8 @@ class Distillation(Objective):
             "align": config.align * distance(config.distance, (1 - t_) * v_t, (1 - t_) * first),
             "boundary": config.boundary * distance(config.distance, v_0, start),
         }
+        if self.perceptual is not None:
+            terms["lpips"] = config.perceptual * (s * self.perceptual(x0 + v_s, pair.hr)).mean()
         yield Loss("model", terms)
 
 
