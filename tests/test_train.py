@@ -270,18 +270,30 @@ def test_max_minutes_leaves_state_and_release_file(tmp_path):
 
 
 def test_a_killed_run_continues_from_its_last_state(reference, tmp_path):
+    """First the whole group of processes is told to stop, as by a closed terminal; then -9 in a step."""
     code = f"""
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from training_toy import toy
-from onestep.train import train
-def die(progress):
+from onestep.train import StoppedError, train
+recipe, folder = toy(), Path({str(tmp_path)!r})
+recipe = replace(recipe, data=replace(recipe.data, workers=1))
+def stop(progress):
+    if progress.step == 1:
+        os.killpg(0, signal.SIGTERM)
     if progress.step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-train(toy(), Path({str(tmp_path)!r}), progress=die)
+try:
+    train(recipe, folder, progress=stop)
+except StoppedError:
+    assert (folder / "state-00000002.pt").is_file()
+    train(recipe, folder, progress=stop)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, start_new_session=True
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert last_state(tmp_path)["step"] == 4
     train(toy(), tmp_path)

@@ -6,6 +6,7 @@ pixels, and the number of workers changes nothing.
 """
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -90,10 +91,12 @@ def _reflected(pixels: Tensor, side: int) -> Tensor:
     return torch.from_numpy(np.pad(pixels.numpy(), ((0, 0), *short), mode="reflect"))
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the training alone decides when to stop."""
+def _stand_apart(worker: int) -> None:
+    """Signals to a whole group of processes, such as Ctrl-C, are for the training: it ends its workers."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 def _one_line(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -204,7 +207,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
             self,
             batch_sampler=positions,
             num_workers=workers,
-            worker_init_fn=_ignore_interrupt if workers else None,
+            worker_init_fn=_stand_apart if workers else None,
             prefetch_factor=4 if workers else None,
             pin_memory=pin,
             generator=torch.Generator(),

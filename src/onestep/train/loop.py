@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,6 +38,7 @@ class Progress:
     seconds: float
     """Wall time of this step."""
     losses: Mapping[str, float]
+    """What the log gets: terms as "group/term", "norm/group", "lr/group", "seconds", "seconds_waiting"."""
 
 
 def fit(
@@ -74,47 +75,60 @@ def fit(
         DivergedError: As :func:`onestep.train.step.train_step`.
         UsageError: Batch, ranks and micro-batches do not divide, or the state does not fit.
     """
+    training = _resumed(objective, config, run, ranks)
+    device = next(objective.parameters()).device
+    log = _Log(run, training.step)
+    if ranks.index > 0:
+        look = progress = None
+    batches = pairs.batches(training.positions(), pin=device.type != "cpu")
+    stopping = training.step >= config.steps
+    with _stop_signals() as signals:
+        while not stopping:
+            values = _step(training, batches, device)
+            log.add(values)
+            due = training.step == config.steps or bool(signals) or time.monotonic() > deadline
+            stopping = _any_rank(due, ranks, device)
+            if stopping or training.step % config.log_every == 0:
+                log.write(training.step)
+            if stopping or training.step % config.save_every == 0:
+                run.save(training.step, training.state())
+            if not stopping and look_every and training.step % look_every == 0:
+                _show(training, look)
+            if progress:
+                progress(Progress(training.step, config.steps, values["seconds"], values))
+    if signals:
+        raise StoppedError(
+            f"stopped at step {training.step}, saved in {run.path}; the same command continues"
+        )
+    _show(training, look)
+    _any_rank(False, ranks, device)  # nobody leaves before the first rank has written
+    return training.step
+
+
+def _resumed(objective: Objective, config: TrainConfig, run: RunFolder, ranks: Ranks) -> Training:
     training = Training(objective, config, ranks)
     if state := run.resume():
         training.restore(state)
     objective.train()
-    device = next(objective.parameters()).device
-    first = ranks.index == 0
+    return training
 
-    def show() -> None:
-        if look and first:
-            with training.shipped() as model, torch.no_grad():
-                look(model, training.step)
 
-    if training.step < config.steps:
-        batches = pairs.batches(training.positions(), pin=device.type != "cpu")
-        log = _Log(run, training.step)
-        with _stop_signals() as signals:
-            stopping = False
-            while not stopping:
-                started = time.monotonic()
-                micro = [_pair(*next(batches), device, config.channels_last) for _ in range(training.count)]
-                waited = time.monotonic() - started
-                losses = training.advance(micro)
-                seconds = time.monotonic() - started
-                log.add(losses | {"seconds": seconds, "seconds_waiting": waited})
-                due = training.step == config.steps or bool(signals) or time.monotonic() > deadline
-                stopping = _any_rank(due, ranks, device)
-                if stopping or training.step % config.log_every == 0:
-                    log.write(training.step)
-                if stopping or training.step % config.save_every == 0:
-                    run.save(training.step, training.state())
-                if not stopping and look_every and training.step % look_every == 0:
-                    show()
-                if progress and first:
-                    progress(Progress(training.step, config.steps, seconds, losses))
-        if signals:
-            raise StoppedError(
-                f"stopped at step {training.step}, saved in {run.path}; the same command continues"
-            )
-    show()
-    _any_rank(False, ranks, device)  # nobody leaves before the first rank has written
-    return training.step
+def _show(training: Training, look: Look | None) -> None:
+    if look:
+        with training.shipped() as model, torch.no_grad():
+            look(model, training.step)
+
+
+def _step(
+    training: Training, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device
+) -> dict[str, float]:
+    """One step: losses, norms, learning rates, seconds it took and seconds of them it waited for data."""
+    started = time.monotonic()
+    layout = training.config.channels_last
+    micro = [_pair(*next(batches), device, layout) for _ in range(training.count)]
+    waited = time.monotonic() - started
+    losses = training.advance(micro)
+    return {**losses, "seconds": time.monotonic() - started, "seconds_waiting": waited}
 
 
 class _Log:
