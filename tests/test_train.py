@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from onestep import checkpoint
@@ -366,6 +367,11 @@ def test_checks_score_held_out_pictures_and_go_into_the_card(tmp_path):
         assert scores["gain=0"]["psnr-y"] < scores["bicubic"]["psnr-y"]
         assert checkpoint.read_card(tmp_path / f"release-{step:08d}.safetensors").step == step
     assert checkpoint.read_card(release).scores == {"held-out": scores}
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["images"] == ["check/synthetic-0000", "check/synthetic-0001"]
+    assert [event.step for event in events.Images("check/synthetic-0001")] == [3, 6]
+    assert events.Images("check/synthetic-0001")[0].width == 4 * 32
+    assert [event.step for event in events.Scalars("model/l2")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_checks_do_not_change_the_training(reference, tmp_path):

@@ -97,7 +97,7 @@ def toy(objective: ToyConfig | None = None, **train: Any) -> Recipe:
         method="toy",
         objective=objective or ToyConfig(),
         degradation="bicubic",
-        data=DataConfig(crop=16, scale=2, workers=0, pictures=40),
+        data=DataConfig(crop=16, scale=2, workers=0, pictures=60),
         train=replace(config, **train),
         check=CheckConfig(every=0, images=2, crop=33, sweep={"gain": (0.0, 1.0)}),
         card=CardConfig(license="CC0-1.0", limits=("everything",), defaults={"gain": 0.5}),

@@ -60,9 +60,8 @@ def fit(
         pairs: Training pairs by position, values in [0, 1].
         config: The loop's settings.
         run: Where states and the log go.
-        look: Called by rank 0 every ``look_every`` steps and at the end, with the averaged model in
-            evaluation mode, without gradients.
-        look_every: Steps between two looks; 0 looks only at the end.
+        look: Called by rank 0 with the averaged model in evaluation mode, without gradients.
+        look_every: Steps between two looks; there is always one at the end, and with 0 no other.
         ranks: Which of how many processes this is.
         deadline: ``time.monotonic()`` after which the run stops cleanly; one step is always made.
         progress: Called by rank 0 after every step.
@@ -73,13 +72,12 @@ def fit(
     Raises:
         StoppedError: By SIGINT or SIGTERM, after the state was saved.
         DivergedError: As :func:`onestep.train.step.train_step`.
-        UsageError: Batch, ranks and micro-batches do not divide, or the state does not fit.
+        UsageError: The batch cannot be divided so, or the state does not fit.
     """
     training = _resumed(objective, config, run, ranks)
     device = next(objective.parameters()).device
     log = _Log(run, training.step)
-    if ranks.index > 0:
-        look = progress = None
+    look, progress = (look, progress) if ranks.index == 0 else (None, None)
     batches = pairs.batches(training.positions(), pin=device.type != "cpu")
     stopping = training.step >= config.steps
     with _stop_signals() as signals:
