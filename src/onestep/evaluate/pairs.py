@@ -1,0 +1,99 @@
+"""What there is to score: pairs of an SR picture and its HR partner, matched by name, made one at a time."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from onestep.core.errors import UsageError
+from onestep.core.picture import Picture, read
+from onestep.data import keyed
+from onestep.degrade.chain import Degradation
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+Restore = Callable[[Picture], Picture]
+"""LR picture -> SR picture."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture to score."""
+
+    name: str
+    hr: Path
+    restored: Callable[[Picture], tuple[Picture, float]]
+    """HR picture -> (SR picture, seconds it took to restore); HR is for those who degrade it themselves."""
+
+
+def pictures(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their stem, sorted.
+
+    Raises:
+        UsageError: It is no folder, or holds none, or two of the same name.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS)
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            raise UsageError(
+                f"{folder}: {found[file.stem].name} and {file.name} have the same name; keep one"
+            )
+        found[file.stem] = file
+    if not found:
+        raise UsageError(f"{folder}: no pictures; looked for {', '.join(EXTENSIONS)}")
+    return found
+
+
+def partners(
+    ours: Path, hr: Path, what: Literal["SR", "LR"]
+) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+    """Pair two folders by name: (name -> (ours, HR), name -> what is missing)."""
+    left, right = pictures(ours), pictures(hr)
+    both = {name: (left[name], right[name]) for name in left if name in right}
+    alone = {name: f"{left[name]}: has no HR partner in {hr}" for name in left if name not in right}
+    alone |= {name: f"{right[name]}: has no {what} partner in {ours}" for name in right if name not in left}
+    return both, dict(sorted(alone.items()))
+
+
+def finished(sr: Path, hr: Path) -> tuple[list[Pair], dict[str, str]]:
+    """Pairs of finished pictures, and those without a partner."""
+    both, alone = partners(sr, hr, "SR")
+
+    def pair(name: str, file: Path, truth: Path) -> Pair:
+        return Pair(name, truth, lambda _: (read(file), 0.0))
+
+    return [pair(name, *files) for name, files in both.items()], alone
+
+
+def restored(lr: Path, hr: Path, restore: Restore) -> tuple[list[Pair], dict[str, str]]:
+    """Pairs whose SR is restored from a folder of LR pictures, and those without a partner."""
+    both, alone = partners(lr, hr, "LR")
+
+    def pair(name: str, file: Path, truth: Path) -> Pair:
+        return Pair(name, truth, lambda _: _timed(restore, read(file)))
+
+    return [pair(name, *files) for name, files in both.items()], alone
+
+
+def degraded(hr: Path, degradation: Degradation, restore: Restore, seed: int = 0) -> list[Pair]:
+    """Pairs whose LR is made from HR: degraded by (seed, name), clamped and rounded to 8 bit as files are."""
+
+    def lr(truth: Picture, name: str) -> Picture:
+        small = degradation(truth.rgb[0], torch.Generator().manual_seed(keyed(seed, name)))
+        return Picture((small.clamp(0, 1) * 255).round()[None] / 255, grey=truth.grey)
+
+    def pair(name: str, truth: Path) -> Pair:
+        return Pair(name, truth, lambda picture: _timed(restore, lr(picture, name)))
+
+    return [pair(name, file) for name, file in pictures(hr).items()]
+
+
+def _timed(restore: Restore, picture: Picture) -> tuple[Picture, float]:
+    start = time.perf_counter()
+    return restore(picture), time.perf_counter() - start
