@@ -31,7 +31,7 @@ check: $(VENV)/.has/test
 
 bench: $(VENV)/.has/demo
 	if [ -n "$(RIVALS)" ]; then sh benchmarks/rivals.sh $(BIN)/python; fi
-	$(BIN)/onestep bench -o build/bench.md
+	$(BIN)/onestep bench --rivals build/rivals -o build/bench.md
 
 docs: $(VENV)/.has/docs
 	$(BIN)/mkdocs build --strict --quiet

@@ -23,13 +23,13 @@ def tracked() -> list[Path]:
 
 
 def functions(path: Path) -> dict[str, int]:
-    """Name -> lines of code, without the docstring."""
+    """Name -> lines of its body, without signature and docstring."""
     lengths: dict[str, int] = {}
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            told = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(node) else 0
-            lengths[node.name] = (node.end_lineno or 0) - node.lineno + 1 - told
+            told = ast.get_docstring(node) is not None and len(node.body) > 1
+            first = node.body[1 if told else 0]
+            lengths[node.name] = (node.end_lineno or 0) - first.lineno + 1
     return lengths
 
 
