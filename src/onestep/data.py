@@ -9,7 +9,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from onestep.core.errors import InputError, UsageError
-from onestep.core.picture import read
+from onestep.core.picture import Picture, read
 from onestep.core.synthetic import synthetic
 
 Degrade = Callable[[Tensor, torch.Generator], Tensor]
@@ -56,6 +56,19 @@ def keyed(*key: int | str) -> int:
 
 def _generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(keyed(*key))
+
+
+def degraded(picture: Picture, degrade: Degrade, seed: int, name: str) -> Picture:
+    """The LR partner of an HR picture, as a file holds it: clamped, rounded to 8 bit, without alpha.
+
+    Args:
+        picture: HR; its sides need not be multiples of the scale.
+        degrade: Such as a preset of ``onestep.degrade``.
+        seed: With ``name``, decides every random choice.
+        name: The picture's file name without extension.
+    """
+    small = degrade(picture.rgb[0], _generator(seed, name)).clamp(0, 1)
+    return replace(picture, rgb=(small * 255).round()[None] / 255, alpha=None, bits=8)
 
 
 def files(config: DataConfig, *, held_out: bool) -> list[Path]:

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
+from onestep import data
 from onestep.core.errors import UsageError
 from onestep.core.picture import Picture, read
-from onestep.data import keyed
 from onestep.degrade.chain import Degradation
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -81,15 +79,11 @@ def restored(lr: Path, hr: Path, restore: Restore) -> tuple[list[Pair], dict[str
     return [pair(name, *files) for name, files in both.items()], alone
 
 
-def degraded(hr: Path, degradation: Degradation, restore: Restore, seed: int = 0) -> list[Pair]:
-    """Pairs whose LR is made from HR: degraded by (seed, name), clamped and rounded to 8 bit as files are."""
-
-    def lr(truth: Picture, name: str) -> Picture:
-        small = degradation(truth.rgb[0], torch.Generator().manual_seed(keyed(seed, name)))
-        return Picture((small.clamp(0, 1) * 255).round()[None] / 255, grey=truth.grey)
+def degraded(hr: Path, degrade: Degradation, restore: Restore, seed: int = 0) -> list[Pair]:
+    """Pairs whose LR is made from HR by ``onestep.data.degraded``, as ``onestep degrade`` makes it."""
 
     def pair(name: str, truth: Path) -> Pair:
-        return Pair(name, truth, lambda picture: _timed(restore, lr(picture, name)))
+        return Pair(name, truth, lambda picture: _timed(restore, data.degraded(picture, degrade, seed, name)))
 
     return [pair(name, file) for name, file in pictures(hr).items()]
 

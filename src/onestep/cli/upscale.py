@@ -1,0 +1,169 @@
+"""``onestep upscale``."""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_type_hints
+
+import typer
+
+from onestep.cli import options as o
+from onestep.cli.inputs import extension_of, file_name, find, is_folder, make_room, pair
+from onestep.cli.journal import Journal
+from onestep.cli.screen import Screen
+from onestep.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from onestep.catalog import Entry
+    from onestep.cli.batch import Keep
+    from onestep.plan import Settings
+    from onestep.upscaler import Upscaler
+
+
+def upscale(
+    inputs: o.Inputs,
+    output: o.Output,
+    model: o.Model = None,
+    scale: o.Scale = None,
+    width: o.Width = None,
+    height: o.Height = None,
+    realism: o.Realism = None,
+    option: o.ModelOptions = None,
+    tile: o.Tile = "auto",
+    overlap: o.Overlap = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    seed: o.Seed = 0,
+    color: o.Color = None,
+    ext: o.Extension = None,
+    suffix: o.Suffix = None,
+    quality: o.Quality = 95,
+    strip_metadata: o.Strip = False,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    skip_existing: o.SkipExisting = False,
+    max_pixels: o.MaxPixels = 500_000_000,
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Upscale pictures: files, folders or globs, each to exactly the size asked for."""
+    del debug  # seen by the entry point, which shows errors
+    screen, keep = Screen(as_json, quiet, verbose), policy(resume, overwrite, skip_existing)
+    extension, in_folder = extension_of(ext), is_folder(output, inputs)
+    if suffix is not None and not in_folder:
+        raise UsageError("--suffix names the files of a folder; -o is a file's name")
+    from onestep import catalog
+    from onestep.cli.batch import Batch
+    from onestep.plan import Settings
+    from onestep.upscaler import Upscaler
+
+    settings = Settings(scale, width, height, seed, tile_of(tile), overlap, cast("Any", color))
+    entry = catalog.find(model)
+    up = Upscaler(catalog.load(entry), device=device, dtype=dtype, name=entry.name, card=entry.card)
+    chosen = model_options(up, realism, option or [])
+    saving = {"quality": quality, "keep_metadata": not strip_metadata}
+    identity = identify(entry, up, settings, chosen, saving)
+    journal = Journal(Path(output).expanduser(), identity) if in_folder else None
+    batch = Batch(screen, up, settings, chosen, saving, max_pixels, keep, journal)
+    found = find(inputs, journal.results() if journal else ())
+    after = default_suffix(settings, up.model.traits.scale) if suffix is None else suffix
+    target = Path(output).expanduser()
+    jobs = pair(found, target, in_folder, lambda source: file_name(source, after, extension))
+    if not dry_run:
+        make_room(target if in_folder else target.parent)
+    with screen.warnings():
+        code = batch.preview(jobs) if dry_run else batch.work(jobs)
+    if code:
+        raise typer.Exit(code)
+
+
+def policy(resume: bool, overwrite: bool, skip_existing: bool) -> "Keep":
+    """What to do with results that are there.
+
+    Raises:
+        UsageError: More than one is asked for.
+    """
+    if resume + overwrite + skip_existing > 1:
+        raise UsageError("choose one of --resume, --overwrite and --skip-existing")
+    return "overwrite" if overwrite else "skip-existing" if skip_existing else "resume"
+
+
+def tile_of(text: str) -> "int | Literal['auto', 'off']":
+    """``--tile`` as a number or a word.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    if text in ("auto", "off"):
+        return text
+    if not text.isdecimal():
+        raise UsageError(f"--tile {text}: give a number of pixels, auto or off")
+    return int(text)
+
+
+def default_suffix(settings: "Settings", scale: int) -> str:
+    """What tells a result from its input: the factor, or the exact size."""
+    if settings.width and settings.height:
+        return f"_{settings.width}x{settings.height}"
+    if settings.width or settings.height:
+        return f"_{settings.width}w" if settings.width else f"_{settings.height}h"
+    return f"_x{scale if settings.scale is None else settings.scale:g}"
+
+
+def model_options(up: "Upscaler", realism: float | None, texts: Sequence[str]) -> dict[str, Any]:
+    """The model's own options, from ``--realism`` and ``--option NAME=VALUE``, checked.
+
+    Raises:
+        UsageError: The model lacks one, or its value makes no sense.
+    """
+    chosen: dict[str, Any] = {} if realism is None else {"realism": realism}
+    kinds = get_type_hints(up.model.Options)
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--option {text}: write it as NAME=VALUE")
+        chosen[name] = value_of(name, value, kinds[name]) if name in kinds else value
+    up.options(chosen)
+    return chosen
+
+
+def value_of(name: str, text: str, kind: Any) -> Any:
+    """A piece of text as the type that an option has; tensors cannot be typed in.
+
+    Raises:
+        UsageError: It is no such value.
+    """
+    from pydantic import TypeAdapter, ValidationError
+    from torch import Tensor
+
+    kinds = tuple(one for one in get_args(kind) if one is not Tensor)
+    if Tensor in get_args(kind):
+        kind = functools.reduce(operator.or_, kinds)
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    try:
+        return adapter.validate_strings(text)
+    except ValidationError as error:
+        raise UsageError(f"--option {name}={text}: {error.errors()[0]['msg'].lower()}") from error
+
+
+def identify(
+    entry: "Entry", up: "Upscaler", settings: "Settings", options: Any, saving: Any
+) -> dict[str, Any]:
+    """Everything that decides what a result looks like, for the journal."""
+    from onestep import __version__, hub
+
+    return {
+        "version": __version__,
+        "model": entry.name,
+        "weights": hub.sha256(entry.path) if entry.path else None,
+        "settings": dataclasses.asdict(settings),
+        "options": options,
+        "saving": saving,
+        "device": str(up.device),
+        "dtype": str(up.dtype),
+    }
