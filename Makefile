@@ -34,7 +34,7 @@ bench: $(VENV)/.has/demo
 	$(BIN)/onestep bench --rivals build/rivals -o build/bench.md
 
 docs: $(VENV)/.has/docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open site/index.html"
 
 clean:

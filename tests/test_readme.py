@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from PIL import Image
 
 from onestep.bench.runners import photo
+from onestep.cli import app
 from onestep.core.config import updated
 from onestep.recipes import recipe
 from onestep.train import train
@@ -92,6 +94,20 @@ def test_every_other_line_is_one_that_the_makefile_runs_too():
             continue  # test_the_worked_method
         else:
             assert f"\t{line}" in makefile, line
+
+
+def documented_commands() -> list[str]:
+    """Every line of a fenced block of the documentation that begins with the command."""
+    texts = [path.read_text("utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))]
+    fenced = [block for text in texts for block in re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)]
+    return sorted({line for block in fenced for line in block.splitlines() if line.startswith("onestep ")})
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_commands_have_these_options(line):
+    verb, *arguments = shlex.split(line)[1:]
+    command = typer.main.get_command(app).commands[verb]
+    command.make_context(f"onestep {verb}", arguments)  # raises for an option that is not there
 
 
 def test_make_targets_expand():
