@@ -44,10 +44,21 @@ def test_published_sizes_at_scale_4(side):
 
 @pytest.mark.parametrize(
     ("tile", "overlap", "multiple_of"),
-    [(24, 8, 1), (25, 9, 1), (24, 11, 1), (32, 28, 1), (17, 12, 1), (200, 8, 1), (27, 8, 4), (32, 13, 8)],
+    [
+        (24, 8, 1),
+        (25, 9, 1),
+        (24, 11, 1),
+        (32, 28, 1),
+        (17, 12, 1),
+        (200, 8, 1),
+        (27, 8, 4),
+        (32, 13, 8),
+        (32, 12, 32),
+        (39, 31, 16),
+    ],
 )
 def test_a_network_within_a_quarter_of_the_overlap_sees_no_tiles(tile, overlap, multiple_of):
-    lr = _image(2, 1, 3, 60, 84)
+    lr = _image(2, 1, 3, 64, 96)
     run = _blur(overlap // 4)
     out = tiled(
         run, lr, NoiseCanvas(0, 0), scale=1, tile=tile, overlap=overlap, ratio=1, multiple_of=multiple_of
@@ -168,6 +179,19 @@ def test_every_tile_fits_the_model(multiple_of, minimum, tile, size):
     assert torch.equal(out, lr)
     assert all(side % multiple_of == 0 and side >= minimum for side in sides)
     assert max(sides) <= max(tile, minimum + multiple_of, multiple_of)
+
+
+@pytest.mark.parametrize("ratio", [1, Fraction(1, 2)])
+def test_an_overlap_that_rounding_made_too_large_is_halved(ratio):
+    tops = []
+
+    def run(lr, _noise):
+        tops.append(int(lr[0, 0, 0, 0]))
+        return lr
+
+    rows = torch.arange(96.0).view(1, 1, 96, 1).expand(1, 1, 96, 32)
+    tiled(run, rows, NoiseCanvas(0, 1), scale=1, tile=40, overlap=36, ratio=ratio, multiple_of=32)
+    assert tops == [0, 16, 32, 48, 64]
 
 
 def test_padding_reflects_where_it_can():

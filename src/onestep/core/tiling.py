@@ -36,7 +36,8 @@ def tiled(
     The image is first padded at its right and lower border (reflected, or replicated where it is too small
     for that) so that its sides fit ``multiple_of`` and ``minimum``; the padding is cut from the result.
     Tiles start at multiples of ``tile - overlap``; the last of a row or column is moved back to the border.
-    All starts are multiples of ``multiple_of``. An image no larger than a tile is one tile.
+    Starts are rounded down to ``multiple_of``, unless so coarse a step would leave less than ``overlap``
+    (then to the denominator of ``ratio``). An image no larger than a tile is one tile.
 
     Two neighbours are cross-faded linearly over the middle half of ``overlap``. The outer quarters, where a
     network lacks context, are taken from the tile that has it: a network that looks no further than a
@@ -50,9 +51,9 @@ def tiled(
         noise: shared by all tiles, and by all images of the batch.
         scale: HR pixels per LR pixel.
         tile: side of a tile, in LR pixels; rounded down to ``multiple_of``, but not below ``minimum``.
-        overlap: LR pixels that neighbours share.
+        overlap: LR pixels that neighbours share, at least; half of a tile where rounding made that too small.
         ratio: canvas elements per LR pixel; its denominator must divide ``multiple_of``.
-        multiple_of: sides and starts of tiles are multiples of this, in LR pixels.
+        multiple_of: sides of tiles are multiples of this, in LR pixels.
         minimum: smallest side of a tile, in LR pixels.
         progress: called after every tile with the finished fraction in (0, 1].
         maps: condition maps (B or 1, c, h, w) at LR resolution, cut together with the image.
@@ -68,7 +69,9 @@ def tiled(
     height, width = lr.shape[-2:]
     lr, *maps = (fit(image, multiple_of, minimum) for image in (lr, *maps))
     side = max(_floor(tile, multiple_of), _ceil(minimum, multiple_of))
-    stride = max(_floor(side - overlap, multiple_of), multiple_of)
+    overlap = overlap if overlap < side else side // 2
+    step = multiple_of if side - overlap >= multiple_of else Fraction(ratio).denominator
+    stride = max(_floor(side - overlap, step), step)
     rows = _spans(lr.shape[-2], side, stride)
     columns = _spans(lr.shape[-1], side, stride)
     fade = (overlap - 2 * (overlap // 4)) * scale
