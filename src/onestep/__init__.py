@@ -7,12 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onestep.catalog import models
     from onestep.core.errors import InputError, OneStepError, UsageError
     from onestep.core.picture import Picture
     from onestep.upscaler import Upscaler, upscale
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "OneStepError", "Picture", "Upscaler", "UsageError", "__version__", "upscale"]
+__all__ = [
+    "InputError",
+    "OneStepError",
+    "Picture",
+    "Upscaler",
+    "UsageError",
+    "__version__",
+    "models",
+    "upscale",
+]
 
 _HOMES = {
     "InputError": "onestep.core.errors",
@@ -20,6 +30,7 @@ _HOMES = {
     "Picture": "onestep.core.picture",
     "Upscaler": "onestep.upscaler",
     "UsageError": "onestep.core.errors",
+    "models": "onestep.catalog",
     "upscale": "onestep.upscaler",
 }
 

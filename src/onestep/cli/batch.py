@@ -12,13 +12,11 @@ from PIL import Image
 
 from onestep.cli.inputs import Job
 from onestep.cli.journal import Journal
-from onestep.cli.screen import Screen, complain, megabytes
+from onestep.cli.screen import INTERRUPTED, Screen, complain, megabytes
 from onestep.core.errors import InputError, OneStepError, UsageError
 from onestep.core.picture import read
 from onestep.plan import Settings
 from onestep.upscaler import Upscaler
-
-INTERRUPTED = 130
 
 Keep = Literal["resume", "overwrite", "skip-existing"]
 
@@ -127,6 +125,7 @@ class Batch:
         message = "memory ran out; ask for a smaller size" if isinstance(error, MemoryError) else str(error)
         if str(job.source) not in message and str(job.target) not in message:
             message = f"{job.source}: {message}"
+        message = " ".join(message.split())
         complain(message)
         refused = isinstance(error, UsageError)
         return dataclasses.replace(self._outcome(job, "failed", error=message), refused=refused)
@@ -134,7 +133,7 @@ class Batch:
     def _outcome(self, job: Job, status: str, **known: Any) -> Outcome:
         row = {
             "input": str(job.source),
-            "output": str(job.target),
+            "output": None if job.problem else str(job.target),
             "status": status,
             "width": None,
             "height": None,

@@ -19,7 +19,7 @@ def degrade(
     ],
     scale: Annotated[int, typer.Option("--scale", "-s", metavar="S", min=1, help="HR side / LR side.")] = 4,
     seed: o.Seed = 0,
-    ext: o.Extension = "png",
+    ext: o.Extension = None,
     suffix: Annotated[
         str, typer.Option("--suffix", metavar="TEXT", help="After the name, in a folder.")
     ] = "",
@@ -33,7 +33,7 @@ def degrade(
     """Make small pictures from large ones, as a camera or the web would; same seed, same pixels."""
     del debug
     screen = Screen(as_json, quiet, verbose)
-    in_folder, extension = is_folder(output, inputs), extension_of(ext)
+    in_folder, extension = is_folder(output, inputs, suffix, extension_of(ext)), extension_of(ext or "png")
     target = Path(output).expanduser()
     jobs = pair(find(inputs), target, in_folder, lambda source: file_name(source, suffix, extension))
     from onestep.core.picture import read

@@ -1,5 +1,6 @@
 """Where the command starts: the table of verbs, and how failures become one line and an exit code."""
 
+import os
 import signal
 import sys
 import warnings
@@ -16,12 +17,10 @@ from onestep.cli.degrade import degrade
 from onestep.cli.doctor import doctor
 from onestep.cli.evaluate import evaluate
 from onestep.cli.models import models
-from onestep.cli.screen import complain
+from onestep.cli.screen import INTERRUPTED, complain
 from onestep.cli.train import train
 from onestep.cli.upscale import upscale
 from onestep.core.errors import OneStepError, UsageError
-
-INTERRUPTED = 130
 
 _COMMANDS = (upscale, models, train, degrade, convert, evaluate, bench, doctor)
 
@@ -39,8 +38,7 @@ def _top(
 ) -> None:
     """One-step super-resolution: upscale, score and train.
 
-    Exit codes: 0 all done; 1 some inputs failed, the others are done; 2 wrong usage, nothing started;
-    130 interrupted, finished files kept.
+    Exit codes: 0 done; 1 some inputs failed; 2 wrong usage, nothing started; 130 interrupted, results kept.
     """
 
 
@@ -68,7 +66,10 @@ def run(words: Sequence[str]) -> int:
     the exception is raised.
     """
     try:
-        code = typer.main.get_command(app).main(list(words), prog_name="onestep", standalone_mode=False)
+        with typer.main.get_command(app).make_context("onestep", list(words)) as context:
+            context.command.invoke(context)
+    except typer.Exit as leave:
+        return leave.exit_code
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted; what was finished is kept")
         return INTERRUPTED
@@ -80,7 +81,7 @@ def run(words: Sequence[str]) -> int:
     except _bad_words() as error:
         complain(f"{_message(error)}; see onestep {_verb(words)}--help")
         return 2
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def main() -> NoReturn:
@@ -90,7 +91,12 @@ def main() -> NoReturn:
         sys.excepthook = _in_one_line
         warnings.simplefilter("ignore")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(words))
+    try:
+        code = run(words)
+    except BrokenPipeError:  # whoever read our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
 
 
 def _in_one_line(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:

@@ -51,8 +51,14 @@ def single(words: Sequence[str]) -> bool:
     return len(words) == 1 and not Path(words[0]).expanduser().is_dir() and not _is_glob(words[0])
 
 
-def is_folder(written: str, words: Sequence[str]) -> bool:
+def is_folder(written: str, words: Sequence[str], suffix: str | None, extension: str | None) -> bool:
     """Whether OUT, as it was typed, means a folder for these inputs.
+
+    Args:
+        written: OUT.
+        words: The inputs.
+        suffix: ``--suffix``, which only a folder can have.
+        extension: ``--ext`` with its dot, which a file's name must not contradict.
 
     Raises:
         UsageError: OUT is a file, but there may be several results; or its extension cannot be written.
@@ -61,6 +67,10 @@ def is_folder(written: str, words: Sequence[str]) -> bool:
     if output.is_dir() or written.endswith(("/", os.sep)):
         return True
     known = output.suffix.lower() in WRITABLE
+    if known and suffix:
+        raise UsageError(f"--suffix names the files of a folder, and -o {written} is a file's name")
+    if known and extension not in (None, output.suffix.lower()):
+        raise UsageError(f"--ext {extension} contradicts -o {written}; give one of them")
     if not single(words):
         if known or output.is_file():
             raise UsageError(f"-o {written}: several inputs need a folder, and this is a file's name")
@@ -81,11 +91,12 @@ def pair(inputs: Sequence[Found], output: Path, folder: bool, name: Callable[[Pa
     jobs = [
         Job(found.path, output / name(found.path) if folder else output, found.problem) for found in inputs
     ]
-    sources = {job.source.resolve() for job in jobs}
+    there = [job for job in jobs if job.problem is None]
+    sources = {job.source.resolve() for job in there}
     taken: dict[Path, Path] = {}
-    for job in jobs:
+    for job in there:
         target = job.target.resolve()
-        if job.problem is None and target in sources:
+        if target in sources:
             raise UsageError(
                 f"{job.target}: the result would replace an input; choose another -o or --suffix"
             )

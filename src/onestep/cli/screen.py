@@ -12,8 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+INTERRUPTED = 130
+"""Exit code of a command that was told to stop; what it had finished is kept."""
+
 Report = Callable[[float, str], None]
 """(finished share in [0, 1], what is being done)."""
+
+
+_WIDE = 1000
+"""Columns of what is not a terminal: lines there are never broken."""
 
 
 def complain(message: str) -> None:
@@ -42,11 +49,13 @@ class Screen:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """For people, unless ``-q``."""
-        table = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False)
+        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*row)
         if not self.quiet:
-            self._console().print(table, soft_wrap=not sys.stderr.isatty())
+            self._console().print(table)
 
     def record(self, values: Mapping[str, Any] | Sequence[Any]) -> None:
         """For programs: one line of JSON on stdout, only with ``--json``."""
@@ -84,7 +93,10 @@ class Screen:
             log.setLevel(level)
 
     def _console(self) -> Console:
-        return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        if not console.is_terminal:
+            console.width = _WIDE
+        return console
 
 
 class _Lines(logging.Handler):

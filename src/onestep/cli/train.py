@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onestep.cli import options as o
-from onestep.cli.screen import Screen
+from onestep.cli.screen import INTERRUPTED, Screen
 from onestep.core.errors import UsageError
 
 if TYPE_CHECKING:
     from onestep.train import Progress
-
-INTERRUPTED = 130
 
 
 def train(

@@ -54,9 +54,8 @@ def upscale(
     """Upscale pictures: files, folders or globs, each to exactly the size asked for."""
     del debug  # seen by the entry point, which shows errors
     screen, keep = Screen(as_json, quiet, verbose), policy(resume, overwrite, skip_existing)
-    extension, in_folder = extension_of(ext), is_folder(output, inputs)
-    if suffix is not None and not in_folder:
-        raise UsageError("--suffix names the files of a folder; -o is a file's name")
+    extension = extension_of(ext)
+    in_folder = is_folder(output, inputs, suffix, extension)
     from onestep import catalog
     from onestep.cli.batch import Batch
     from onestep.plan import Settings
@@ -76,6 +75,7 @@ def upscale(
     jobs = pair(found, target, in_folder, lambda source: file_name(source, after, extension))
     if not dry_run:
         make_room(target if in_folder else target.parent)
+    screen.detail(f"{up.name} on {up.device} in {str(up.dtype).removeprefix('torch.')}")
     with screen.warnings():
         code = batch.preview(jobs) if dry_run else batch.work(jobs)
     if code:
