@@ -17,3 +17,55 @@ def development_data() -> Path:
     if not folder.is_dir():
         pytest.skip("development data not found: set ONESTEP_TEST_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights with a student ``tiny`` and its ``tiny-teacher``, whose knobs all show."""
+    import torch
+
+    from onestep import checkpoint
+    from onestep.core.config import to_dict
+    from onestep.methods.oftsr import StudentConfig, TeacherConfig
+    from onestep.networks.compact import CompactConfig
+
+    folder = tmp_path_factory.mktemp("weights")
+    network = CompactConfig(width=8, trunk=1, head=1, time_width=8)
+    for name, method, config, defaults in (
+        ("tiny", "oftsr", StudentConfig(network), {"realism": 0.5}),
+        ("tiny-teacher", "oftsr-teacher", TeacherConfig(network), {"evaluations": 2}),
+    ):
+        torch.manual_seed(0)
+        model = config.build()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        card = checkpoint.Card(
+            name=name,
+            method=method,
+            config=to_dict(config),
+            traits=to_dict(model.traits),
+            step=7,
+            license="CC0-1.0",
+            recipe=None,
+            version="0.1.0",
+            scores={"set": {"psnr-y": 30.5}},
+            limits=["It is tiny."],
+            attributions=["Nobody."],
+            defaults=defaults,
+        )
+        checkpoint.write(folder / f"{name}.safetensors", model.state_dict(), card)
+    return folder
+
+
+@pytest.fixture
+def home(tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``ONESTEP_HOME`` with the tiny models alone, and no way to the network."""
+    from onestep import hub
+
+    def refuse(*_: object) -> Path:
+        raise OSError("no network in tests")
+
+    monkeypatch.setenv(hub.HOME_VARIABLE, str(tiny_home))
+    monkeypatch.setattr(hub, "_from_url", refuse)
+    monkeypatch.setattr(hub, "_from_hugging_face", refuse)
+    return tiny_home

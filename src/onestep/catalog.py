@@ -66,8 +66,8 @@ def find(source: str | Path | None = None) -> Entry:
     if len(path.parts) > 1 or path.suffix in {_SUFFIX, *_OFFICIAL}:
         raise UsageError(f"{text}: no such model file; `onestep models` lists the names that work here")
     close = difflib.get_close_matches(text, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"no model is called {text!r}{hint} Known here: {', '.join(known)}")
+    hint = f"did you mean {close[0]!r}? Known here" if close else "known here"
+    raise UsageError(f"no model is called {text!r}; {hint}: {', '.join(known)}")
 
 
 def load(entry: Entry) -> OneStepModel:
@@ -76,14 +76,17 @@ def load(entry: Entry) -> OneStepModel:
     Raises:
         UsageError: the file is damaged, or its weights do not fit the model that its card describes.
     """
-    model = methods.build(entry.card.method, entry.card.config)
     if entry.path is None:
-        return model
+        return methods.build(entry.card.method, entry.card.config)
     try:
+        model = methods.build(entry.card.method, entry.card.config)
         tensors, _ = checkpoint.read(entry.path)
         checkpoint.load(model, tensors, entry.path)
     except InputError as error:
         raise UsageError(str(error)) from error
+    except (UsageError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{entry.path}: no model can be built from its card ({why})") from error
     return model
 
 
