@@ -169,3 +169,84 @@ def test_two_files_of_one_name_are_refused(folders):
     Image.new("RGB", (8, 8)).save(folders / "sr" / "p0.bmp")
     with pytest.raises(UsageError, match="same name"):
         finished(folders / "sr", folders / "hr")
+
+
+def test_results_of_upscale_carry_their_factor(folders):
+    """``p0_x4`` is the SR of ``p0``; a factor that HR names carry themselves is part of the name."""
+    (folders / "sr" / "p0.png").rename(folders / "sr" / "p0_x4.png")
+    (folders / "sr" / "p1.png").rename(folders / "sr" / "p1_x1_x2.5.png")
+    (folders / "hr" / "p1.png").rename(folders / "hr" / "p1_x1.png")
+    (folders / "sr" / "p2_x4.png").write_bytes((folders / "sr" / "p2.png").read_bytes())
+    pairs, alone = finished(folders / "sr", folders / "hr")
+    assert [pair.name for pair in pairs] == ["p0", "p1_x1", "p2"]
+    assert list(alone) == ["p2_x4"]
+    assert evaluate(pairs, ("psnr",)).mean("psnr") > 30
+
+
+def test_a_score_that_one_picture_lacks_is_said_and_not_averaged(folders, tmp_path):
+    for folder in ("sr", "hr"):
+        Image.fromarray(photographs.astronaut()[:8, :8]).save(folders / folder / "tiny.png")
+    pairs, _ = finished(folders / "sr", folders / "hr")
+    report = evaluate(pairs, ("psnr", "ssim"))
+    assert not report.failed
+    assert report.notes == ["tiny: ssim left out: SSIM needs sides of at least 11 pixels"]
+    assert report.rows[-1]["ssim"] is None
+    assert report.rows[-1]["psnr"] is not None
+    assert report.to_json()["metrics"]["ssim"]["images"] == 3
+    assert report.mean("ssim") == pytest.approx(np.mean([row["ssim"] for row in report.rows[:-1]]))
+    assert report.notes[0] in report.to_markdown()
+    assert report.to_csv().splitlines()[-1].endswith(",,")
+
+
+def test_a_score_that_is_no_number_is_said_and_not_averaged(folders, monkeypatch):
+    monkeypatch.setattr("onestep.metrics.make", lambda *_: lambda sr, hr: torch.tensor([math.inf]))
+    pairs, _ = finished(folders / "sr", folders / "hr")
+    report = evaluate(pairs, ("psnr",))
+    assert report.mean("psnr") is None
+    assert report.notes[0] == "p0: psnr left out: the score is inf"
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_without_any_metric_there_is_nothing_to_report(folders, monkeypatch):
+    def absent(name):
+        raise InputError(f"{name} is not here; put it there")
+
+    monkeypatch.setattr("onestep.hub.fetch", absent)
+    pairs, _ = finished(folders / "sr", folders / "hr")
+    with pytest.raises(InputError, match="niqe left out: niqe is not here"):
+        evaluate(pairs, ("niqe",))
+
+
+def test_seconds_are_measured_or_absent(folders):
+    pairs, _ = finished(folders / "sr", folders / "hr")
+    report = evaluate(pairs, ("psnr",))
+    assert {row["seconds"] for row in report.rows} == {None}
+    assert report.seconds > 0
+    made = evaluate(degraded(folders / "hr", preset("bicubic", 4), enlarge), ("psnr",))
+    assert all(row["seconds"] > 0 for row in made.rows)
+
+
+class TestOfficialOutputs:
+    """Three of the 31 outputs with their authors' log."""
+
+    NAMES = ("Canon_10_x1", "P1171031_x1", "sony_1_x1")
+
+    @pytest.fixture
+    def report(self, development_data, monkeypatch):
+        monkeypatch.setenv("ONESTEP_HOME", str(development_data / "metrics"))
+        folder = development_data / "dev" / "drealsr"
+        pairs, alone = finished(folder / "osediff_official", folder / "HR")
+        assert len(pairs) == 31
+        assert not alone
+        return evaluate([pair for pair in pairs if pair.name in self.NAMES])
+
+    def test_scores_are_those_of_the_log(self, report, development_data):
+        log = (development_data / "dev" / "drealsr" / "osediff_official_metrics.log").read_text()
+        assert [row["name"] for row in report.rows] == list(self.NAMES)
+        for row in report.rows:
+            line = next(line for line in log.splitlines() if f"/{row['name']}.png" in line)
+            logged = dict(part.strip().split(": ") for part in line.split("|")[1].split(";"))
+            assert row["psnr-y"] == pytest.approx(float(logged["PSNR"]), abs=1e-4)
+            assert row["ssim-y"] == pytest.approx(float(logged["SSIM"]), abs=1e-5)
+            assert row["niqe"] == pytest.approx(float(logged["NIQE"]), abs=0.05)
+        assert report.rows[0]["lpips-squeeze"] == pytest.approx(0.1450, abs=1e-4)

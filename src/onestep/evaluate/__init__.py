@@ -4,9 +4,12 @@ One picture at a time: restored (or read), rounded as a saved file is, scored ag
 A pair that cannot be scored costs one line in the report, and the rest is still scored.
 """
 
+import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -29,6 +32,8 @@ __all__ = [
     "protocol",
     "restored",
 ]
+
+_log: Final = logging.getLogger("onestep")
 
 DEFAULT_METRICS = ("psnr-y", "ssim-y", "lpips-squeeze", "niqe")
 
@@ -57,7 +62,9 @@ def evaluate(
 
     Raises:
         UsageError: An unknown metric, or one that needs tile borders.
+        InputError: None of the metrics can be had.
     """
+    start = time.perf_counter()
     report = Report(how, (), failed=dict(failed))
     measures: dict[str, tuple[bool, table.Measure]] = {}
     for name in dict.fromkeys(names):
@@ -68,19 +75,26 @@ def evaluate(
             measures[name] = (needs == "pair", table.make(name, device))
         except InputError as error:
             report.skipped[name] = str(error)
+    if not measures:
+        raise InputError("; ".join(f"{name} left out: {why}" for name, why in report.skipped.items()))
     report.metrics = tuple(measures)
     for index, pair in enumerate(pairs):
         if progress:
             progress(index / len(pairs), pair.name)
         try:
-            report.rows.append(_row(pair, measures, how, torch.device(device)))
+            report.rows.append(_row(pair, measures, how, torch.device(device), report.notes))
         except (OneStepError, OSError) as error:
             report.failed[pair.name] = str(error)
+    report.seconds = time.perf_counter() - start
     return report
 
 
 def _row(
-    pair: Pair, measures: Mapping[str, tuple[bool, table.Measure]], how: EvalProtocol, device: torch.device
+    pair: Pair,
+    measures: Mapping[str, tuple[bool, table.Measure]],
+    how: EvalProtocol,
+    device: torch.device,
+    notes: list[str],
 ) -> dict[str, Any]:
     truth = read(pair.hr)
     picture, seconds = pair.restored(truth)
@@ -95,13 +109,22 @@ def _row(
     if 0 in sr.shape:
         raise InputError(f"{pair.name}: nothing is left after cutting {how.border} pixels from every side")
     sr, hr = sr.to(device), hr.to(device)
-    row: dict[str, Any] = {"name": pair.name, "seconds": round(seconds, 4)}
+    row: dict[str, Any] = {"name": pair.name, "seconds": None if seconds is None else round(seconds, 4)}
     for name, (paired, measure) in measures.items():
+        row[name] = None
         try:
-            row[name] = float(measure(sr, hr) if paired else measure(sr))
-        except InputError:
-            row[name] = None
+            row[name] = _finite(measure(sr, hr) if paired else measure(sr))
+        except InputError as error:
+            notes.append(f"{pair.name}: {name} left out: {error}")
+            _log.warning(notes[-1])
     return row
+
+
+def _finite(score: Tensor) -> float:
+    value = float(score)
+    if not math.isfinite(value):
+        raise InputError(f"the score is {value}")
+    return value
 
 
 def _aligned(name: str, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:

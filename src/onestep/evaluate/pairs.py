@@ -1,5 +1,6 @@
 """What there is to score: pairs of an SR picture and its HR partner, matched by name, made one at a time."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ class Pair:
 
     name: str
     hr: Path
-    restored: Callable[[Picture], tuple[Picture, float]]
-    """HR picture -> (SR picture, seconds it took to restore); HR is for those who degrade it themselves."""
+    restored: Callable[[Picture], tuple[Picture, float | None]]
+    """HR picture -> (SR picture, seconds it took to restore); HR is for those who degrade it themselves.
+
+    Of a finished picture nobody knows the seconds: None.
+    """
 
 
 def pictures(folder: Path) -> dict[str, Path]:
@@ -51,12 +55,27 @@ def pictures(folder: Path) -> dict[str, Path]:
 def partners(
     ours: Path, hr: Path, what: Literal["SR", "LR"]
 ) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
-    """Pair two folders by name: (name -> (ours, HR), name -> what is missing)."""
+    """Pair two folders by name: (name -> (ours, HR), name -> what is missing).
+
+    An SR picture without partner may carry its factor, as ``upscale`` names it: ``cat_x4`` goes with ``cat``.
+    """
     left, right = pictures(ours), pictures(hr)
+    if what == "SR":
+        left = _without_factor(left, right)
     both = {name: (left[name], right[name]) for name in left if name in right}
     alone = {name: f"{left[name]}: has no HR partner in {hr}" for name in left if name not in right}
     alone |= {name: f"{right[name]}: has no {what} partner in {ours}" for name in right if name not in left}
     return both, dict(sorted(alone.items()))
+
+
+def _without_factor(ours: dict[str, Path], hr: dict[str, Path]) -> dict[str, Path]:
+    """Our pictures by the name of their HR partner, where only the factor at the end keeps them apart."""
+    named = {name: file for name, file in ours.items() if name in hr}
+    for name, file in ours.items():
+        short = re.sub(r"_x\d+(\.\d+)?$", "", name)
+        if name not in hr:
+            named[short if short in hr and short not in named else name] = file
+    return dict(sorted(named.items()))
 
 
 def finished(sr: Path, hr: Path) -> tuple[list[Pair], dict[str, str]]:
@@ -64,7 +83,7 @@ def finished(sr: Path, hr: Path) -> tuple[list[Pair], dict[str, str]]:
     both, alone = partners(sr, hr, "SR")
 
     def pair(name: str, file: Path, truth: Path) -> Pair:
-        return Pair(name, truth, lambda _: (read(file), 0.0))
+        return Pair(name, truth, lambda _: (read(file), None))
 
     return [pair(name, *files) for name, files in both.items()], alone
 

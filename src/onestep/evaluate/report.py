@@ -24,6 +24,8 @@ class EvalProtocol:
     what: str
     border: int = 0
     """HR pixels cut from every side before scoring."""
+    luma: str = "BT.601, 16 to 235; not rounded for PSNR, rounded to 8 bit for SSIM"
+    """What the metrics that end in ``-y`` measure."""
     round8: bool = True
     """Whether results are rounded to 8 bit first, as files are."""
 
@@ -59,11 +61,15 @@ class Report:
     protocol: EvalProtocol
     metrics: tuple[str, ...]
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """One per scored picture: name, metric -> value (None where it cannot be taken), seconds."""
+    """One per scored picture: name, metric -> value (None where it cannot be taken), seconds or None."""
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     """Metric -> why it could not be made."""
     failed: dict[str, str] = field(default_factory=dict[str, str])
     """Picture -> why it could not be scored."""
+    notes: list[str] = field(default_factory=list[str])
+    """A line for each score that a scored picture lacks, and why."""
+    seconds: float = 0.0
+    """Of the whole evaluation."""
     about: dict[str, Any] = field(default_factory=dict[str, Any])
     """Model, weights_sha256, options, seed, device: whatever the caller knows."""
 
@@ -92,6 +98,8 @@ class Report:
             "images": self.rows,
             "skipped": self.skipped,
             "failed": self.failed,
+            "notes": self.notes,
+            "seconds": round(self.seconds, 3),
             "version": onestep.__version__,
             "weights_sha256": None,
             **self.about,
@@ -120,6 +128,7 @@ class Report:
         ]
         lines += [f"\n{name} left out: {why}" for name, why in self.skipped.items()]
         lines += [f"\n{name} not scored: {why}" for name, why in self.failed.items()]
+        lines += [f"\n{note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> None:
@@ -130,7 +139,7 @@ class Report:
             InputError: The file cannot be written.
         """
         makers: dict[str, Callable[[], str]] = {
-            ".json": lambda: json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n",
+            ".json": lambda: json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
             ".csv": self.to_csv,
             ".md": self.to_markdown,
         }
