@@ -105,21 +105,11 @@ def test_the_second_mirror_serves_when_the_first_fails(house: Path, monkeypatch:
     assert hub.fetch("one").read_bytes() == CONTENT
 
 
-def test_hugging_face_mirrors_go_through_its_library(house: Path, monkeypatch: pytest.MonkeyPatch):
-    import huggingface_hub
-
-    asked: list[tuple[str, str]] = []
-
-    def download(repository: str, file: str, local_dir: Path) -> str:
-        asked.append((repository, file))
-        local_dir.mkdir()
-        (local_dir / file).write_bytes(CONTENT)
-        return str(local_dir / file)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+def test_hugging_face_mirrors_are_addressed_by_its_library(house: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = serve(monkeypatch, CONTENT)
     monkeypatch.setattr(hub, "FILES", table("hf://owner/repository/file.bin"))
     assert hub.fetch("one") == house / "kind" / "one.bin"
-    assert asked == [("owner/repository", "file.bin")]
+    assert asked == ["https://huggingface.co/owner/repository/resolve/main/file.bin"]
 
 
 def test_an_unknown_name_is_a_usage_error(house: Path):

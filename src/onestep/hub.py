@@ -8,7 +8,6 @@ right: a file that is there is whole. Nothing here decodes a file; the callers d
 
 import hashlib
 import os
-import shutil
 import sys
 import tempfile
 import urllib.request
@@ -226,10 +225,7 @@ def _download(mirror: str, copy: Copy, progress: Progress | None) -> Path:
     target = home() / copy.path
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
-        if mirror.startswith("hf://"):
-            part = _from_hugging_face(mirror, Path(folder))
-        else:
-            part = _from_url(mirror, Path(folder) / "part", copy.size, progress)
+        part = _from_url(_address(mirror), Path(folder) / "part", copy.size, progress)
         got = sha256(part)
         if got != copy.sha256:
             raise ValueError(f"content differs from the expected one (sha256 {got[:16]})")
@@ -253,9 +249,15 @@ def _pump(source: IO[bytes], target: IO[bytes], size: int, progress: Progress | 
             progress(min(done, size), size)
 
 
-def _from_hugging_face(mirror: str, folder: Path) -> Path:
-    from huggingface_hub import hf_hub_download  # slow to import, and only downloads need it
+def _address(mirror: str) -> str:
+    """The URL of a mirror; for one on Hugging Face it follows ``HF_ENDPOINT``.
+
+    The file itself is read as any other: the library's own download asks for a missing network again and
+    again, for half a minute and many lines.
+    """
+    if not mirror.startswith("hf://"):
+        return mirror
+    from huggingface_hub import hf_hub_url  # slow to import, and only downloads need it
 
     owner, repository, file = mirror.removeprefix("hf://").split("/", 2)
-    got = Path(hf_hub_download(f"{owner}/{repository}", file, local_dir=folder / "hub"))
-    return Path(shutil.move(got, folder / "part"))
+    return hf_hub_url(f"{owner}/{repository}", file)
