@@ -120,7 +120,7 @@ def compact_student(scale: int) -> Recipe:
         first,
         name=f"oftsr-compact-x{scale}",
         method="oftsr",
-        objective=DistilConfig(perceptual=0.5),
+        objective=DistilConfig(perceptual=1.0),
         train=replace(
             first.train,
             steps=3_600,

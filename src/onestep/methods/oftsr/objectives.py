@@ -105,7 +105,7 @@ class DistilConfig:
     align: float = 0.01
     boundary: float = 0.1
     perceptual: float = 0.0
-    """Ours, not in the paper: weight of s * LPIPS between the student's output x0 + v(s) and HR."""
+    """Ours, not in the paper: weight of s^2 * LPIPS between the student's output x0 + v(s) and HR."""
     perceptual_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
 
     def build(self) -> "Distillation":
@@ -175,7 +175,7 @@ class Distillation(Objective):
             "boundary": config.boundary * distance(config.distance, v_0, start),
         }
         if self.perceptual is not None:
-            terms["lpips"] = config.perceptual * (s * self.perceptual(x0 + v_s, pair.hr)).mean()
+            terms["lpips"] = config.perceptual * (s**2 * self.perceptual(x0 + v_s, pair.hr)).mean()
         yield Loss("model", terms)
 
 
