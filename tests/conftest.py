@@ -38,7 +38,7 @@ def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         model = config.build()
         for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.06)
         card = checkpoint.Card(
             name=name,
             method=method,
@@ -62,10 +62,9 @@ def home(tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """``ONESTEP_HOME`` with the tiny models alone, and no way to the network."""
     from onestep import hub
 
-    def refuse(*_: object) -> Path:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError("no network in tests")
 
     monkeypatch.setenv(hub.HOME_VARIABLE, str(tiny_home))
-    monkeypatch.setattr(hub, "_from_url", refuse)
-    monkeypatch.setattr(hub, "_from_hugging_face", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
     return tiny_home

@@ -178,11 +178,11 @@ class Upscaler:
             UsageError: The model lacks one of them, or ``realism`` is outside [0, 1].
         """
         known = [field.name for field in dataclasses.fields(self.model.Options)]
-        for name in given:
+        values = {**(self.card.defaults if self.card else {}), **given}
+        for name in values:
             if name not in known:
                 has = f"it has {', '.join(known)}" if known else "it has none"
                 raise UsageError(f"the model {self.name} has no option {name!r}; {has}")
-        values = {**(self.card.defaults if self.card else {}), **given}
         if "realism" in values:
             values["realism"] = _realism(values["realism"])
         return self.model.Options(**values)
