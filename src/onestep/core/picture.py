@@ -45,7 +45,8 @@ class Picture:
     """Without orientation: pixels stand upright."""
     xmp: bytes | None = None
     bits: int = 8
-    """Depth of the source, 8 or 16, and of a file saved from it where the format holds it."""
+    """8 or 16: depth of the source, and of a file saved from it where the format holds it. Tensors and
+    floating-point arrays count as 8, files of floating point as 16."""
     grey: bool = False
     format: str | None = None
     """Pillow's name of the source's format, such as "JPEG"."""
@@ -111,7 +112,8 @@ class Picture:
             InputError: the place cannot be written, or the format cannot hold a picture so large.
         """
         path = Path(path)
-        deep = (bits or self.bits) == 16 and picture_write.format_of(path) in picture_write.DEEP_FORMATS
+        holds_16 = picture_write.format_of(path) in picture_write.DEEP_FORMATS
+        deep = holds_16 and (bits or self.bits) == 16
         raster = Raster(self.to_uint16() if deep else self.to_uint8())
         if keep_metadata:
             raster = replace(raster, icc=self.icc, exif=self.exif, xmp=self.xmp)
@@ -198,7 +200,7 @@ def _checked_array(image: Array) -> Array:
 def _picture(raster: Raster) -> Picture:
     """Pixels to tensors; alpha apart."""
     array = raster.array
-    depth = 16 if array.dtype == np.uint16 else 8
+    bits = 8 if array.dtype == np.uint8 or (array.dtype.kind == "f" and raster.format is None) else 16
     has_alpha = array.shape[-1] in (2, 4)
     alpha = _tensor(array[..., -1:]) if has_alpha else None
     color = _tensor(_without_hidden_colors(array) if has_alpha else array)
@@ -208,7 +210,7 @@ def _picture(raster: Raster) -> Picture:
         icc=raster.icc,
         exif=raster.exif,
         xmp=raster.xmp,
-        bits=16 if array.dtype == np.float32 else depth,
+        bits=bits,
         grey=array.shape[-1] <= 2,
         format=raster.format,
         lossless=raster.lossless,

@@ -9,10 +9,7 @@ import logging
 import re
 import struct
 import sys
-import warnings
 import zlib
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -40,15 +37,18 @@ _DAMAGE: Final = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    UserWarning,
 )
-"""What decoders raise on damaged files."""
+"""What decoders raise on damaged files (the last where Python is told to make errors of warnings)."""
 _DEEP: Final = re.compile(r"(RGB|RGBA|RGBX);16([BLN])|LA;16B")
 """Raw layouts of 16-bit samples that Pillow narrows to 8 bits."""
 _OPAQUE: Final = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 _KEYED: Final = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
 """Modes that become another when the file names a transparent colour."""
-_KEPT_TIFF_TAGS: Final = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
-"""Descriptive TIFF tags: all others say how this very file stores its pixels."""
+_BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284
+"""TIFF tags."""
+_KEPT_TIFF_TAGS: Final = (270, 271, 272, 305, 306, 315, 33432, 34665, 34853)
+"""Descriptive TIFF tags: most others say how this very file stores its pixels."""
 
 
 def load(path: Path, max_pixels: int) -> Raster:
@@ -61,7 +61,7 @@ def load(path: Path, max_pixels: int) -> Raster:
     if path.is_dir():
         raise InputError(f"{path}: is a folder: name a file in it")
     try:
-        with path.open("rb") as file, _warnings_logged(path):
+        with path.open("rb") as file:
             return _decode(file, path, max_pixels)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: check the name") from error
@@ -77,19 +77,10 @@ def from_pillow(image: Image.Image, name: str = "image") -> Raster:
     Raises:
         InputError: values that have no meaning in [0, 1].
     """
-    upright = ImageOps.exif_transpose(image)
+    upright = _upright(image, name)
     array, same_colors = _array(upright, name)
-    return replace(_metadata(upright, image.format, array), **({} if same_colors else {"icc": None}))
-
-
-@contextmanager
-def _warnings_logged(path: Path) -> Generator[None]:
-    """Turn the warnings of decoders into lines of the log that name the file."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        _log.warning("%s: %s", path, one_line(warning.message))
+    raster = _raster(array, upright, _exif(image, name), image.format)
+    return raster if same_colors else replace(raster, icc=None)
 
 
 def _decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
@@ -97,9 +88,11 @@ def _decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
     factory = Image.OPEN[name][0]
     try:
         image = factory(file, str(path))  # Image.open would add a limit of its own on pixels
-    except SyntaxError:
+    except SyntaxError as error:
         if name != "TIFF":
-            raise
+            raise InputError(
+                f"{path}: damaged or without pixels ({one_line(error)}): get a new copy"
+            ) from error
         _check_size(path, page_size(file), max_pixels)
         return replace(decode_tiff(file, str(path)), format=name)
     _check_size(path, image.size, max_pixels)
@@ -109,9 +102,11 @@ def _decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
     if layout is None:
         raster = from_pillow(image, str(path))
     elif _DEEP.fullmatch(layout):
-        raster = _decode_deep(image, factory(BytesIO(_bytes(file)), str(path)), layout)
+        file.seek(0)
+        again = factory(BytesIO(file.read()), str(path))
+        raster = _decode_deep(image, again, layout, str(path))
     else:
-        raster = replace(decode_tiff(file, str(path)), exif=_exif(image))
+        raster = replace(decode_tiff(file, str(path)), exif=_exif(image, str(path)))
     lossless = name != "JPEG" and (name != "WEBP" or _is_lossless_webp(file))
     return replace(raster, format=name, lossless=lossless)
 
@@ -130,11 +125,6 @@ def _format(file: IO[bytes], path: Path) -> str:
     raise InputError(f"{path}: not an image that can be read: use PNG, JPEG, WebP, TIFF or BMP")
 
 
-def _bytes(file: IO[bytes]) -> bytes:
-    file.seek(0)
-    return file.read()
-
-
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height == 0:
@@ -147,10 +137,14 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _is_lossless_webp(file: IO[bytes]) -> bool:
-    """Whether the (first) bitstream chunk is VP8L (RFC 9649, section 2.6)."""
-    head = _bytes(file)[: 1 << 20]
-    lossy, lossless = head.find(b"VP8 "), head.find(b"VP8L")
-    return lossless >= 0 and (lossy < 0 or lossless < lossy)
+    """Whether the first bitstream chunk is VP8L (RFC 9649, section 2.6)."""
+    file.seek(12)
+    while len(header := file.read(8)) == 8:
+        kind, size = header[:4], int.from_bytes(header[4:], "little")
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        file.seek(16 if kind == b"ANMF" else size + size % 2, 1)
+    return False
 
 
 def _layout(image: ImageFile.ImageFile) -> str | None:
@@ -160,29 +154,31 @@ def _layout(image: ImageFile.ImageFile) -> str | None:
         return layout if _DEEP.fullmatch(layout) else None
     if image.format == "TIFF":
         tags = cast("Any", image).tag_v2
-        if len(tags.get(258, ())) > 1 and max(tags.get(258)) > 8:
+        bits, photometric = tags.get(_BITS, (1,)), tags.get(_PHOTOMETRIC)
+        if max(bits) > 8 and (photometric == 0 or (photometric in (1, 2) and len(bits) > 1)):
             args = image.tile[0].args
             layout = str(args[0] if isinstance(args, tuple) else args)
-            return layout if tags.get(284, 1) == 1 else "planes"
+            return layout if tags.get(_PLANAR, 1) == 1 else "planes"
     return None
 
 
-def _decode_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile, layout: str) -> Raster:
-    """Samples of 16 bits, by reading the high and the low bytes in turn."""
+def _decode_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile, layout: str, name: str) -> Raster:
+    """Samples of 16 bits, by reading the high bytes, and from a second opening the low bytes."""
     if layout == "LA;16B":
         _relayout(image, layout, "RGBA")
         cast("Any", image)._mode = "RGBA"
-        upright = ImageOps.exif_transpose(image)
+        upright = _upright(image, name)
         octets = np.asarray(upright)
         array = octets[..., 0::2].astype(np.uint16) << 8 | octets[..., 1::2]
-        return _metadata(upright, image.format, array)
+        return _raster(array, upright, _exif(image, name), image.format)
     mode, order = layout.split(";16")
     order = {"N": "L" if sys.byteorder == "little" else "B"}.get(order, order)
     _relayout(again, layout, f"{mode};16{'B' if order == 'L' else 'L'}")
-    upright = ImageOps.exif_transpose(image)
+    upright = _upright(image, name)
     array = np.asarray(upright).astype(np.uint16) << 8
-    array |= np.asarray(ImageOps.exif_transpose(again))
-    return _metadata(upright, image.format, _keyed(array[..., : 4 if mode == "RGBA" else 3], upright))
+    array |= np.asarray(_upright(again, name))
+    array = _keyed(array[..., : 4 if mode == "RGBA" else 3], upright)
+    return _raster(array, upright, _exif(image, name), image.format)
 
 
 def _relayout(image: ImageFile.ImageFile, old: str, new: str) -> None:
@@ -204,6 +200,17 @@ def _keyed(array: Array, image: Image.Image) -> Array:
         return array
     visible = (array != np.asarray(key, dtype=np.uint16)).any(-1, keepdims=True)
     return np.concatenate([array, visible * np.uint16(65535)], axis=-1)
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """The image, decoded, with its EXIF orientation undone."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGE as error:
+        _log.warning("%s: EXIF data is not readable and is dropped (%s)", name, one_line(error))
+        image.info.pop("exif", None)
+        return image
 
 
 def _array(image: Image.Image, name: str) -> tuple[Array, bool]:
@@ -239,27 +246,30 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     return cast("Image.Image", result)
 
 
-def _metadata(upright: Image.Image, name: str | None, array: Array) -> Raster:
+def _raster(array: Array, upright: Image.Image, exif: bytes | None, kind: str | None) -> Raster:
+    """The array with what an image that stands upright says about itself."""
     icc = upright.info.get("icc_profile")
     xmp = upright.info.get("xmp") or upright.info.get("XML:com.adobe.xmp")
     return Raster(
         array,
         icc=icc or None,
-        exif=_exif(upright),
+        exif=exif,
         xmp=xmp.encode() if isinstance(xmp, str) else xmp or None,
-        format=name,
+        format=kind,
     )
 
 
-def _exif(image: Image.Image) -> bytes | None:
-    """The EXIF data of an image that stands upright."""
-    try:
-        exif = image.getexif()
-        exif.pop(ExifTags.Base.Orientation, None)
-        if image.format == "TIFF" or hasattr(image, "tag_v2"):
-            for tag in [tag for tag in exif if tag not in _KEPT_TIFF_TAGS]:
-                del exif[tag]
-        return exif.tobytes() if len(exif) else None
-    except _DAMAGE as error:
-        _log.warning("unreadable EXIF data is dropped (%s)", one_line(error))
+def _exif(image: Image.Image, name: str) -> bytes | None:
+    """The EXIF data without what is about the pixels of this very file."""
+    found, kept = image.getexif(), Image.Exif()
+    if len(found) == 0:
         return None
+    try:
+        kept.load(found.tobytes())
+    except _DAMAGE as error:
+        _log.warning("%s: EXIF data is not readable and is dropped (%s)", name, one_line(error))
+        return None
+    for tag in list(kept):
+        if tag == ExifTags.Base.Orientation or (image.format == "TIFF" and tag not in _KEPT_TIFF_TAGS):
+            del kept[tag]
+    return kept.tobytes() if len(kept) else None

@@ -82,15 +82,16 @@ def store(path: Path, raster: Raster, *, quality: int, lossless: bool) -> None:
     raster = _for_format(path, name, raster)
     try:
         with _replacing(path) as part:
-            if raster.array.dtype == np.uint16 and raster.array.shape[-1] > 1:
-                _DEEP_WRITERS[name](part, raster)
+            if name == "TIFF":
+                encode_tiff(part, raster)
+            elif raster.array.dtype == np.uint16 and raster.array.shape[-1] > 1:
+                _write_deep_png(part, raster)
             else:
                 options = _options(name, raster, quality, lossless)
                 to_pillow(raster.array).save(part, format=name, **options)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be written ({one_line(error)}): choose another place or format"
-        ) from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{path}: cannot be written ({reason}): choose another place or format") from error
 
 
 def to_pillow(array: Array) -> Image.Image:
@@ -126,8 +127,8 @@ def _check_side(path: Path, name: str, array: Array) -> None:
 
 def _for_format(path: Path, name: str, raster: Raster) -> Raster:
     """The raster without what the format cannot hold."""
-    array, icc = raster.array, raster.icc
-    exif, xmp = _resized(raster.exif, array.shape[1], array.shape[0]), raster.xmp
+    array, icc, xmp = raster.array, raster.icc, raster.xmp
+    exif = None if raster.exif is None else _resized(path, raster.exif, array)
     if array.shape[-1] in (2, 4) and name in _WITHOUT_ALPHA:
         _log.warning("%s: %s holds no transparency: laid on white", path, name)
         array = _on_white(array)
@@ -149,17 +150,19 @@ def _on_white(array: Array) -> Array:
     return np.rint(full + (color - full) * (alpha / full)).astype(array.dtype)
 
 
-def _resized(exif: bytes | None, width: int, height: int) -> bytes | None:
+def _resized(path: Path, exif: bytes, array: Array) -> bytes | None:
     """EXIF data whose entries on the size of the picture, if any, are those of this picture."""
-    if exif is None:
-        return None
     tags = Image.Exif()
-    tags.load(exif)
-    inner = tags.get_ifd(ExifTags.IFD.Exif)
-    for tag, value in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
-        if tag in inner:
-            inner[tag] = value
-    return tags.tobytes()
+    try:
+        tags.load(exif)
+        inner = tags.get_ifd(ExifTags.IFD.Exif)
+        height, width = array.shape[:2]
+        sizes = {ExifTags.Base.ExifImageWidth: width, ExifTags.Base.ExifImageHeight: height}
+        inner.update({tag: side for tag, side in sizes.items() if tag in inner})
+        return tags.tobytes()
+    except (SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
+        _log.warning("%s: EXIF data is not valid and is dropped (%s)", path, one_line(error))
+        return None
 
 
 def _options(name: str, raster: Raster, quality: int, lossless: bool) -> dict[str, Any]:
@@ -171,9 +174,6 @@ def _options(name: str, raster: Raster, quality: int, lossless: bool) -> dict[st
         options["exif"] = raster.exif
     if name == "PNG":
         return options | {"pnginfo": _png_text(raster.xmp)}
-    if name == "TIFF":
-        tags = {} if raster.xmp is None else {700: raster.xmp}
-        return options | {"compression": "tiff_adobe_deflate", "tiffinfo": tags}
     if raster.xmp is not None:
         options["xmp"] = raster.xmp
     if name == "JPEG":
@@ -218,6 +218,3 @@ def _write_rows(file: IO[bytes], array: Array) -> None:
         if data:
             putchunk(file, b"IDAT", data)
     putchunk(file, b"IDAT", deflate.flush())
-
-
-_DEEP_WRITERS: Final = {"PNG": _write_deep_png, "TIFF": encode_tiff}

@@ -1,23 +1,39 @@
-"""The TIFF variants that Pillow lacks: separate planes, floating point, 16 bits per channel in colour."""
+"""TIFF where Pillow falls short.
 
+Reading: separate planes, floating point, 32 bits, inverted grey of 16 bits. Writing: all of it, since Pillow
+has no 16 bits per channel in colour, and cannot compress and keep EXIF data at once.
+"""
+
+import logging
+import struct
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, cast
 
 import numpy as np
 import tifffile
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from onestep.core.errors import InputError
 from onestep.core.raster import Array, Raster, checked, one_line
 
 _ORIENTATION: Final = 274
 _XMP: Final = 700
+_TEXTS: Final = (270, 271, 272, 305, 306, 315, 33432)
+"""Description, make, model, software, date, artist, copyright."""
+_POINTERS: Final = {34665: 34664, 34853: 34852}
+"""Tags that point to the EXIF and the GPS directory, and unused neighbours that keep their places."""
+_BYTE, _ASCII, _LONG = 1, 2, 4
+"""Types of TIFF fields."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 
 
 def page_size(file: IO[bytes]) -> tuple[int, int]:
     """Width and height of the first page, from its header."""
     file.seek(0)
-    with tifffile.TiffFile(file) as tiff:
+    with _quietly(), tifffile.TiffFile(file) as tiff:
         page = cast("tifffile.TiffPage", tiff.pages[0])
         return page.imagewidth, page.imagelength
 
@@ -29,7 +45,7 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
         InputError: a compression or a kind of colour that cannot be read.
     """
     file.seek(0)
-    with tifffile.TiffFile(file) as tiff:
+    with _quietly(), tifffile.TiffFile(file) as tiff:
         page = cast("tifffile.TiffPage", tiff.pages[0])
         photometric, turn = int(page.photometric), int(page.tags.valueof(_ORIENTATION, default=1) or 1)
         if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
@@ -37,7 +53,9 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
         try:
             array = page.asarray()
         except ValueError as error:
-            raise InputError(f"{name}: {one_line(error)}: save it as a plain TIFF or as PNG") from error
+            if "imagecodecs" not in str(error):
+                raise
+            raise InputError(f"{name}: {one_line(error)}: install it, or save without compression") from error
         if int(page.planarconfig) == 2 and array.ndim == 3:
             array = np.moveaxis(array, 0, -1)
         array = array.reshape(page.imagelength, page.imagewidth, -1)
@@ -54,21 +72,70 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
 
 
 def encode_tiff(path: Path, raster: Raster) -> None:
-    """Write (H, W, C) of uint16, deflated, with ICC and XMP."""
+    """Write (H, W, C) of uint8 or uint16, deflated, with its metadata."""
     channels = raster.array.shape[-1]
+    tags = Image.Exif()
+    if raster.exif is not None:
+        tags.load(raster.exif)
+    extra: list[tuple[int, int, int, object, bool]] = [
+        (code, _ASCII, 0, str(tags[code]), True) for code in _TEXTS if code in tags
+    ]
+    if raster.xmp is not None:
+        extra.append((_XMP, _BYTE, len(raster.xmp), raster.xmp, True))
+    inner = {code: tags.get_ifd(code) for code in _POINTERS if tags.get_ifd(code)}
+    extra += [(_POINTERS[code], _LONG, 1, 0, True) for code in inner]
     tifffile.imwrite(
         path,
-        raster.array,
+        raster.array if channels > 1 else raster.array[..., 0],
+        byteorder="<",
         photometric="rgb" if channels > 2 else "minisblack",
-        planarconfig="contig",
+        planarconfig="contig" if channels > 1 else None,
         extrasamples=["unassalpha"] if channels in (2, 4) else None,
         compression="zlib",
         predictor=True,
         iccprofile=raster.icc,
-        extratags=() if raster.xmp is None else ((_XMP, 1, len(raster.xmp), raster.xmp, True),),
+        extratags=extra,
         metadata=None,
         software=False,
     )
+    if inner:
+        _append(path, inner)
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """Keep tifffile from logging the faults of a file beside the error that it raises for them."""
+    log = logging.getLogger("tifffile")
+
+    def drop(_record: logging.LogRecord) -> bool:
+        return False
+
+    log.addFilter(drop)
+    try:
+        yield
+    finally:
+        log.removeFilter(drop)
+
+
+def _append(path: Path, directories: Mapping[int, Mapping[int, object]]) -> None:
+    """Append tag directories, and point the entries that were left free for them to them.
+
+    tifffile writes no directory of EXIF or GPS tags; Pillow lays them out.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        tags = cast("tifffile.TiffPage", tiff.pages[0]).tags
+        entries = {code: tags[_POINTERS[code]].offset for code in directories}
+    with path.open("r+b") as file:
+        for code, values in directories.items():
+            start = file.seek(0, 2)
+            file.write(b"\0" * (start % 2))
+            start += start % 2
+            directory = ImageFileDirectory_v2(prefix=b"II")
+            for tag, value in values.items():
+                directory[tag] = value
+            file.write(directory.tobytes(start))
+            file.seek(entries[code])
+            file.write(struct.pack("<HHII", code, _LONG, 1, start))
 
 
 def upright(array: Array, orientation: int) -> Array:
