@@ -1,0 +1,47 @@
+"""Finish a release file for shipping: measured scores and attributions on its card, weights as they are.
+
+Run: ``python benchmarks/release.py RUN/release-N.safetensors OUT.safetensors --reports REPORTS``, where REPORTS
+is the folder that ``benchmarks/dev_scores.sh`` filled. Rows of the student become scores, by set and realism.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from onestep import checkpoint
+
+ATTRIBUTIONS = (
+    "Trained on 542 photographs with reuse licences (CC0, CC BY, CC BY-SA, LGPL, Unsplash, free to use) from "
+    "imazen/codec-corpus, drewnoakes/metadata-extractor-images, hoojaoh/data-stunning and the wallpaper "
+    "collections of Budgie, deepin, KDE, MATE, Nextcloud, Pop!_OS, Ubuntu MATE, Xubuntu and oceanic-awesomewm; "
+    "authors and sources: docs/attributions.md of the project.",
+    "LPIPS v0.1 (SqueezeNet) was a training loss: scores in lpips-squeeze flatter this model.",
+)
+
+
+def scores(reports: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Set -> row of the student -> metric -> mean, from JSON reports."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for path in sorted(reports.glob("*/03 *.json")):
+        report = json.loads(path.read_text("utf-8"))
+        means = {name: round(metric["mean"], 4) for name, metric in report["metrics"].items()}
+        found.setdefault(path.parent.name, {})[path.stem.partition(", ")[2]] = means
+    return found
+
+
+def main() -> None:
+    """Write the finished file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--reports", type=Path)
+    arguments = parser.parse_args()
+    tensors, card = checkpoint.read(arguments.source)
+    measured = scores(arguments.reports) if arguments.reports else {}
+    card = replace(card, scores=measured, attributions=list(ATTRIBUTIONS))
+    checkpoint.write(arguments.target, tensors, card, half=True)
+
+
+if __name__ == "__main__":
+    main()
