@@ -81,7 +81,10 @@ def comparison(photo: Path, small: Path, folder: Path) -> Image.Image:
         [
             row(("the photograph (detail marked)", marked), photo, folder, box),
             row(
-                ("below: shrunk x4 first; the truth", truth), small, folder, (0, 0, truth.width, truth.height)
+                ("the truth (this row: shrunk x4 first)", truth),
+                small,
+                folder,
+                (0, 0, truth.width, truth.height),
             ),
         ]
     )
