@@ -1,7 +1,8 @@
 """Finish a release file for shipping: measured scores and attributions on its card, weights as they are.
 
 Run: ``python benchmarks/release.py RUN/release-N.safetensors OUT.safetensors --reports REPORTS``, where
-REPORTS is the folder that ``benchmarks/dev_scores.sh`` filled. Rows of the student become scores, by set and realism.
+REPORTS is the folder that ``benchmarks/dev_scores.sh`` filled. Rows of the student become scores, by set and
+realism.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 from onestep import checkpoint
 
 ATTRIBUTIONS = (
-    "Trained on 542 photographs with reuse licences (CC0, CC BY, CC BY-SA, LGPL, GPL, Unsplash, free to use) "
+    "Trained on 542 photographs with reuse licences (CC0, CC BY, CC BY-SA, LGPL, GPL, Unsplash, free use) "
     "from imazen/codec-corpus, drewnoakes/metadata-extractor-images, hoojaoh/data-stunning and the wallpaper "
     "collections of Budgie, deepin, KDE, MATE, Nextcloud, Pop!_OS, Ubuntu MATE, Xubuntu and oceanic-awesomewm; "
     "authors and sources: docs/attributions.md of the project.",
