@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Batch:
     keep: Keep
     journal: Journal | None
     """None for a single file: it is done whenever it is asked for."""
+    debug: bool = False
+    """Whether the traceback of what fails is shown."""
 
     def work(self, jobs: Sequence[Job]) -> int:
         """Do the jobs; returns the exit code."""
@@ -126,6 +129,8 @@ class Batch:
         if str(job.source) not in message and str(job.target) not in message:
             message = f"{job.source}: {message}"
         message = " ".join(message.split())
+        if self.debug:
+            traceback.print_exception(error)
         complain(message)
         refused = isinstance(error, UsageError)
         return dataclasses.replace(self._outcome(job, "failed", error=message), refused=refused)

@@ -1,5 +1,6 @@
 """``onestep degrade``."""
 
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,6 @@ def degrade(
     debug: o.Debug = False,
 ) -> None:
     """Make small pictures from large ones, as a camera or the web would; same seed, same pixels."""
-    del debug
     screen = Screen(as_json, quiet, verbose)
     in_folder, extension = is_folder(output, inputs, suffix, extension_of(ext)), extension_of(ext or "png")
     target = Path(output).expanduser()
@@ -54,6 +54,8 @@ def degrade(
                 small.save(job.target, quality=quality)
             except (OneStepError, OSError, MemoryError) as error:
                 failed += 1
+                if debug:
+                    traceback.print_exception(error)
                 complain(str(error) if str(job.source) in str(error) else f"{job.source}: {error}")
                 screen.record({**row, "status": "failed", "error": str(error)})
                 continue

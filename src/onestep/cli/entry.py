@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
@@ -62,8 +63,8 @@ app = _table()
 def run(words: Sequence[str]) -> int:
     """Carry out a command line (without the program's name); returns its exit code.
 
-    What a user can cause ends as one line on stderr; with ``--debug``, and for defects of the program itself,
-    the exception is raised.
+    What a user can cause ends as one line on stderr, with ``--debug`` below its traceback; the exception is
+    raised for defects of the program itself.
     """
     try:
         with typer.main.get_command(app).make_context("onestep", list(words)) as context:
@@ -74,9 +75,9 @@ def run(words: Sequence[str]) -> int:
         complain("interrupted; what was finished is kept")
         return INTERRUPTED
     except OneStepError as error:
-        complain(str(error))
         if "--debug" in words:
-            raise
+            traceback.print_exception(error)
+        complain(str(error))
         return 2 if isinstance(error, UsageError) else 1
     except _bad_words() as error:
         complain(f"{_message(error)}; see onestep {_verb(words)}--help")

@@ -52,7 +52,6 @@ def upscale(
     debug: o.Debug = False,
 ) -> None:
     """Upscale pictures: files, folders or globs, each to exactly the size asked for."""
-    del debug  # seen by the entry point, which shows errors
     screen, keep = Screen(as_json, quiet, verbose), policy(resume, overwrite, skip_existing)
     extension = extension_of(ext)
     in_folder = is_folder(output, inputs, suffix, extension)
@@ -68,7 +67,7 @@ def upscale(
     saving = {"quality": quality, "keep_metadata": not strip_metadata}
     identity = identify(entry, up, settings, chosen, saving)
     journal = Journal(Path(output).expanduser(), identity) if in_folder else None
-    batch = Batch(screen, up, settings, chosen, saving, max_pixels, keep, journal)
+    batch = Batch(screen, up, settings, chosen, saving, max_pixels, keep, journal, debug)
     found = find(inputs, journal.results() if journal else ())
     after = default_suffix(settings, up.model.traits.scale) if suffix is None else suffix
     target = Path(output).expanduser()

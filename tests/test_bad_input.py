@@ -1,0 +1,330 @@
+"""What users do wrong, and what goes wrong: one clear line, the right exit code, nothing finished lost."""
+
+import json
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from onestep import Picture, Upscaler
+from onestep.cli import entry, run
+from onestep.cli.journal import Journal
+from onestep.onepass import Engine
+
+HUGE = 60_000
+
+
+@pytest.fixture(autouse=True)
+def _home(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def put(path, size=(12, 9), seed=0):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(array).save(path)
+    return str(path)
+
+
+def upscale(*words, model="tiny"):
+    return run(["upscale", *map(str, words), "-n", str(model), "-g", "cpu", "--dtype", "float32"])
+
+
+def one_line(capsys):
+    """The only thing said, which is one line for a person."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"onestep: [^\n]+\n", captured.err), captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def png(width, height, data=b""):
+    """A PNG whose header announces a size."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def bad_pictures():
+    whole = Path(put("whole.png", (40, 40))).read_bytes()
+    return {
+        "missing": (None, "no such file"),
+        "empty": (b"", "empty"),
+        "truncated": (whole[: len(whole) // 2], "cut short"),
+        "header-only": (whole[:20], "damaged"),
+        "text": (b"Dear diary, today I wrote no picture at all.", "not an image"),
+        "zero": (png(0, 5), "pixels"),
+        "bomb": (png(HUGE, HUGE, zlib.compress(b"\0" * 1000)), "over the limit"),
+        "liar": (png(50, 50, zlib.compress(b"\0" * 10)), "cut short"),
+    }
+
+
+@pytest.mark.parametrize(
+    "what", ["missing", "empty", "truncated", "header-only", "text", "zero", "bomb", "liar"]
+)
+def test_bad_pictures_are_one_line_with_the_file_and_cost_nothing_else(what, capsys, tmp_path):
+    content, says = bad_pictures()[what]
+    if content is not None:
+        (tmp_path / "bad.png").write_bytes(content)
+    assert upscale("bad.png", "-o", "out.png") == 1
+    line = one_line(capsys)
+    assert "bad.png" in line
+    assert says in line
+    assert not (tmp_path / "out.png").exists()
+    put("good.png")
+    assert upscale("bad.png", "good.png", "-o", "out", "--json") == 1
+    captured = capsys.readouterr()
+    found = [json.loads(row) for row in captured.out.splitlines()]
+    assert [row["status"] for row in found] == ["failed", "ok"]
+    assert says in found[0]["error"]
+    assert [file.name for file in Path("out").glob("[!.]*")] == ["good_x4.png"]
+
+
+@pytest.mark.parametrize("what", ["empty", "truncated", "text", "zero", "bomb"])
+def test_other_commands_refuse_bad_pictures_too(what, capsys, tmp_path):
+    content, _ = bad_pictures()[what]
+    Path("in").mkdir()
+    (tmp_path / "in" / "bad.png").write_bytes(content)
+    assert run(["degrade", "in/bad.png", "-o", "out.png", "--preset", "bicubic"]) == 1
+    assert "in/bad.png" in one_line(capsys)
+    put("in/good.png")
+    put("hr/bad.png")
+    put("hr/good.png")
+    words = ["evaluate", "--sr", "in", "--hr", "hr", "--metrics", "psnr-y", "-q"]
+    assert run(words) == 1
+    assert "in/bad.png" in one_line(capsys)
+
+
+@pytest.mark.parametrize("word", ["nowhere", "nowhere/*.png", "."])
+def test_words_that_name_no_picture(word, capsys):
+    assert upscale(word, "-o", "out/") == 1
+    one_line(capsys)
+
+
+def test_a_folder_of_nothing_but_other_files(capsys, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no")
+    assert upscale("in", "-o", "out") == 1
+    assert "no pictures" in one_line(capsys)
+
+
+WRONG_WORDS = {
+    "scale too large": (["-s", "17"], "--scale 17"),
+    "scale too small": (["-s", "0.9"], "--scale 0.9"),
+    "scale is no number": (["-s", "big"], "--scale"),
+    "scale is nan": (["-s", "nan"], "--scale"),
+    "scale and width": (["-s", "2", "--width", "30"], "not both"),
+    "width too large": (["--width", "999"], "1 to 16 times"),
+    "width too small": (["--width", "3"], "1 to 16 times"),
+    "width of nothing": (["--width", "0"], "--width"),
+    "realism too large": (["-r", "1.5"], "realism 1.5"),
+    "realism is nan": (["-r", "nan"], "realism"),
+    "unknown option of the model": (["-O", "prompt=cat"], "no option 'prompt'"),
+    "option without value": (["-O", "realism"], "NAME=VALUE"),
+    "option of another type": (["-O", "realism=high"], "realism=high"),
+    "tile is a word": (["-t", "huge"], "--tile huge"),
+    "tile is negative": (["-t", "-5"], "--tile"),
+    "tile of nothing": (["-t", "0"], "--tile 0"),
+    "overlap is negative": (["--overlap", "-1"], "--overlap"),
+    "no such device": (["-g", "quantum"], "quantum"),
+    "no such precision": (["--dtype", "int4"], "int4"),
+    "slow precision": (["--dtype", "float16"], "float16"),
+    "negative seed": (["--seed", "-1"], "seed"),
+    "no such colour fix": (["--color", "sepia"], "--color"),
+    "no such format": (["--ext", "psd"], "--ext psd"),
+    "quality out of range": (["--quality", "101"], "quality"),
+    "two policies": (["--resume", "--overwrite"], "choose one"),
+    "no such option": (["--magic"], "--magic"),
+    "suffix for a file": (["--suffix", "_big"], "--suffix"),
+    "extension against the name": (["--ext", "jpg"], "--ext"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_WORDS)
+def test_wrong_words_are_one_line_exit_2_and_nothing_starts(what, capsys, tmp_path):
+    words, says = WRONG_WORDS[what]
+    put("photo.png")
+    assert run(["upscale", "photo.png", "-o", "out.png", "-n", "tiny", "-g", "cpu", *words]) == 2
+    assert says in one_line(capsys)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_missing_words(capsys):
+    assert run(["upscale"]) == 2
+    assert "onestep upscale --help" in one_line(capsys)
+    assert run(["upscale", "a.png"]) == 2
+    assert "--output" in one_line(capsys)
+    assert run(["upscal", "a.png"]) == 2
+    assert "upscale" in one_line(capsys)
+
+
+def test_a_knob_that_the_model_lacks(capsys):
+    put("photo.png")
+    assert upscale("photo.png", "-o", "out.png", "-r", "0.5", model="bicubic") == 2
+    assert "bicubic has no option 'realism'" in one_line(capsys)
+
+
+@pytest.mark.parametrize("what", ["absent", "name", "empty", "other", "cut", "official", "picture"])
+def test_wrong_model_files(what, home, capsys, tmp_path):
+    put("photo.png")
+    file = tmp_path / "model.safetensors"
+    whole = (home / "tiny.safetensors").read_bytes()
+    if what == "empty":
+        file.write_bytes(b"")
+    elif what == "other":
+        save_file({"x": torch.zeros(2)}, file)
+    elif what == "cut":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif what == "official":
+        file = tmp_path / "model.pth"
+        file.write_bytes(b"anything")
+    elif what == "picture":
+        file = tmp_path / "photo.png"
+    elif what == "name":
+        file = "tinyy"
+    assert upscale("photo.png", "-o", "out.png", model=file) == 2
+    assert str(file) in one_line(capsys)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "says"),
+    [
+        (["a.png", "b.png"], "out.png", "several inputs need a folder"),
+        (["folder"], "out.png", "several inputs need a folder"),
+        (["a.png"], "out.xyz", ".xyz"),
+        (["a.png"], "a.png", "would replace an input"),
+        (["a.png", "a.jpg"], "out/", "would both become"),
+        (["a.png"], "plain", "without an extension"),
+        (["a.png"], "plain/out.png", "cannot be written"),
+        (["a.png", "b.png"], "plain/out", "cannot be written"),
+    ],
+)
+def test_impossible_outputs(inputs, out, says, capsys, tmp_path):
+    for name in ("a.png", "a.jpg", "b.png", "folder/c.png"):
+        put(name)
+    (tmp_path / "plain").write_text("a file")
+    before = (tmp_path / "a.png").read_bytes()
+    words = ["--ext", "png"] if "a.jpg" in inputs else []
+    assert upscale(*inputs, "-o", out, *words) == 2
+    assert says in one_line(capsys)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(capsys, tmp_path):
+    put("photo.png")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert upscale("photo.png", "-o", "locked/out.png") == 2
+    assert "locked" in one_line(capsys)
+
+
+def test_a_full_disk_fails_the_file_and_leaves_no_half(monkeypatch, capsys, tmp_path):
+    put("in/a.png")
+    put("in/b.png")
+    save = Picture.save
+
+    def full(self, path, **saving):
+        if Path(path).name.startswith("a"):
+            raise OSError(28, "No space left on device", str(path))
+        save(self, path, **saving)
+
+    monkeypatch.setattr(Picture, "save", full)
+    assert upscale("in", "-o", "out", "-q") == 1
+    assert "No space left" in one_line(capsys)
+    assert [file.name for file in Path("out").glob("[!.]*")] == ["b_x4.png"]
+
+
+def test_a_picture_too_large_for_the_memory(monkeypatch, capsys):
+    put("photo.png")
+    monkeypatch.setattr("onestep.upscaler.free_memory", lambda _: 1000)
+    assert upscale("photo.png", "-o", "out.png") == 1
+    assert "ask for a smaller size" in one_line(capsys)
+
+
+@pytest.mark.parametrize("moment", ["model", "save", "journal"])
+def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(moment, monkeypatch, capsys, tmp_path):
+    for index in range(3):
+        put(f"in/p{index}.png", seed=index)
+    count = 0
+
+    def stop(real):
+        def stopping(*words, **named):
+            nonlocal count
+            count += 1
+            if count == 2:
+                raise KeyboardInterrupt
+            return real(*words, **named)
+
+        return stopping
+
+    kinds = {"model": (Engine, "_forward"), "save": (os, "replace"), "journal": (Journal, "add")}
+    with monkeypatch.context() as patched:
+        patched.setattr(*kinds[moment], stop(getattr(*kinds[moment])))
+        assert upscale("in", "-o", "out", "--json") == 130
+    captured = capsys.readouterr()
+    assert [json.loads(row)["status"] for row in captured.out.splitlines()] == ["ok"]
+    assert "interrupted: 1 of 3 finished and kept" in captured.err
+    assert "Traceback" not in captured.err
+    there = sorted(file.name for file in Path("out").iterdir() if file.name != ".onestep.jsonl")
+    assert there == (["p0_x4.png", "p1_x4.png"] if moment == "journal" else ["p0_x4.png"])
+    for file in there:
+        with Image.open(tmp_path / "out" / file) as image:
+            image.load()
+    assert upscale("in", "-o", "out", "--json") == 0
+    statuses = [json.loads(row)["status"] for row in capsys.readouterr().out.splitlines()]
+    assert statuses == ["skipped", "ok", "ok"]
+
+
+def test_a_torn_journal_is_no_obstacle(capsys, tmp_path):
+    put("in/a.png")
+    assert upscale("in", "-o", "out") == 0
+    journal = tmp_path / "out" / ".onestep.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'\n{"result": "a_x4')
+    capsys.readouterr()
+    assert upscale("in", "-o", "out", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["upscale", "a.png", "-o", "b.png", "-s", "99"], 2, "--scale 99 is impossible"),
+        (["upscale", "text.png", "-o", "b.png", "-n", "bicubic"], 1, "not an image"),
+        (["degrade", "text.png", "-o", "b.png", "--preset", "bicubic"], 1, "not an image"),
+        (["convert", "a.pth", "--method", "oftsr", "-o", "b.safetensors"], 1, "a.pth"),
+    ],
+)
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(words, code, says, capsys, tmp_path):
+    (tmp_path / "text.png").write_text("Dear diary, nothing to see today.")
+    assert run(words) == code
+    assert says in one_line(capsys)
+    assert run([*words, "--debug"]) == code
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("onestep: ")
+
+
+def test_a_defect_of_ours_is_one_line_too(monkeypatch, capsys):
+    put("photo.png")
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(Upscaler, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        upscale("photo.png", "-o", "out.png")
+    capsys.readouterr()
+    entry._in_one_line(ZeroDivisionError, ZeroDivisionError("a defect"), None)
+    assert "unexpected ZeroDivisionError: a defect" in one_line(capsys)
