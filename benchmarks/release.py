@@ -15,7 +15,7 @@ from onestep import checkpoint
 ATTRIBUTIONS = (
     "Trained on 542 photographs with reuse licences (CC0, CC BY, CC BY-SA, LGPL, GPL, Unsplash, free use) "
     "from imazen/codec-corpus, drewnoakes/metadata-extractor-images, hoojaoh/data-stunning and the wallpaper "
-    "collections of Budgie, deepin, KDE, MATE, Nextcloud, Pop!_OS, Ubuntu MATE, Xubuntu and oceanic-awesomewm; "
+    "collections of Budgie, deepin, KDE, MATE, Nextcloud, Pop!_OS, Ubuntu MATE, Xubuntu, oceanic-awesomewm; "
     "authors and sources: docs/attributions.md of the project.",
     "LPIPS v0.1 (SqueezeNet) was a training loss: scores in lpips-squeeze flatter this model.",
 )

@@ -98,7 +98,7 @@ class FlowField(nn.Module):
         network, scale = self.config.network, self.config.scale
         if isinstance(network, CompactConfig):
             radius = 2 * (network.trunk + network.head) + 2
-            return Traits(scale, tile=192, overlap=min(2 * radius, 64))
+            return Traits(scale, tile=256, overlap=min(radius + 6, 64))
         multiple = network.multiple_of // math.gcd(network.multiple_of, scale)
         return Traits(scale, multiple_of=multiple, minimum=256 // scale, tile=64, half=False)
 
