@@ -27,6 +27,8 @@ _POINTERS: Final = {34665: 34664, 34853: 34852}
 """Tags that point to the EXIF and the GPS directory, and unused neighbours that keep their places."""
 _BYTE, _ASCII, _LONG = 1, 2, 4
 """Types of TIFF fields."""
+_CLASSIC_LIMIT: Final = 2**32 - 2**25
+"""Bytes of pixels from which a file is written as BigTIFF."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 
 
@@ -72,7 +74,7 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
 
 
 def encode_tiff(path: Path, raster: Raster) -> None:
-    """Write (H, W, C) of uint8 or uint16, deflated, with its metadata."""
+    """Write (H, W, C) of uint8 or uint16, deflated, with its metadata (over 4 GB: without EXIF, GPS)."""
     channels = raster.array.shape[-1]
     tags = Image.Exif()
     if raster.exif is not None:
@@ -82,12 +84,14 @@ def encode_tiff(path: Path, raster: Raster) -> None:
     ]
     if raster.xmp is not None:
         extra.append((_XMP, _BYTE, len(raster.xmp), raster.xmp, True))
-    inner = {code: tags.get_ifd(code) for code in _POINTERS if tags.get_ifd(code)}
+    big = raster.array.nbytes > _CLASSIC_LIMIT
+    inner = {code: tags.get_ifd(code) for code in _POINTERS if tags.get_ifd(code) and not big}
     extra += [(_POINTERS[code], _LONG, 1, 0, True) for code in inner]
     tifffile.imwrite(
         path,
         raster.array if channels > 1 else raster.array[..., 0],
         byteorder="<",
+        bigtiff=big,
         photometric="rgb" if channels > 2 else "minisblack",
         planarconfig="contig" if channels > 1 else None,
         extrasamples=["unassalpha"] if channels in (2, 4) else None,
