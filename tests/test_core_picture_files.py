@@ -1,6 +1,7 @@
 import errno
 import struct
 import zlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def _png(array, color, *chunks):
     return b"".join([b"\x89PNG\r\n\x1a\n", *body, _chunk(b"IDAT", zlib.compress(raw)), _chunk(b"IEND", b"")])
 
 
+@cache  # a profile holds the second it was made in
 def _metadata():
     exif = Image.Exif()
     exif[0x010F] = "Maker"
