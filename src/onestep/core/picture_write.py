@@ -155,7 +155,8 @@ def _resized(path: Path, exif: bytes, array: Array) -> bytes | None:
     tags = Image.Exif()
     try:
         tags.load(exif)
-        inner = tags.get_ifd(ExifTags.IFD.Exif)
+        # Asking for a directory that is not there would make one.
+        inner = tags.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in tags else {}
         height, width = array.shape[:2]
         sizes = {ExifTags.Base.ExifImageWidth: width, ExifTags.Base.ExifImageHeight: height}
         inner.update({tag: side for tag, side in sizes.items() if tag in inner})
