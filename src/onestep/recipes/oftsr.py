@@ -123,7 +123,7 @@ def compact_student(scale: int) -> Recipe:
         objective=DistilConfig(perceptual=1.0),
         train=replace(
             first.train,
-            steps=3_600,
+            steps=2_600,
             batch=8,
             optimizers={"model": OptimizerConfig(lr=3e-4, warmup=100, decay_to=0.05)},
         ),
