@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from onestep.core import color
 from onestep.core.color import adain, color_fix, low_pass, wavelet
 
 
@@ -28,8 +29,9 @@ def _bands(image):
     return high, image
 
 
-@pytest.mark.parametrize("size", [(40, 56), (1, 1), (3, 90), (1100, 6), (513, 4)])
-def test_wavelet_is_the_published_sum_of_bands(size):
+@pytest.mark.parametrize("size", [(40, 56), (1, 1), (3, 90), (200, 6), (131, 4)])
+def test_wavelet_is_the_published_sum_of_bands(size, monkeypatch):
+    monkeypatch.setattr(color, "_STRIP_PIXELS", 400)  # several strips of rows
     image, reference = _image(0, 2, 3, *size).double(), _image(1, 2, 3, *size).double()
     expected = (_bands(image)[0] + _bands(reference)[1]).clamp(0, 1)
     assert torch.allclose(wavelet(image, reference), expected, rtol=0, atol=1e-12)

@@ -15,8 +15,8 @@ from onestep.core.contract import ColorFix
 _DILATIONS: Final = (1, 2, 4, 8, 16)
 _REACH: Final = sum(_DILATIONS)
 """How far the low pass looks, in pixels."""
-_STRIP: Final = 512
-"""Rows corrected at a time, which bounds memory."""
+_STRIP_PIXELS: Final = 2**20
+"""Pixels corrected at a time, which bounds memory."""
 
 
 def color_fix(kind: ColorFix, image: Tensor, reference: Tensor) -> Tensor:
@@ -68,9 +68,10 @@ def wavelet(image: Tensor, reference: Tensor) -> Tensor:
     if image.shape != reference.shape:
         raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} differ in shape")
     out = torch.empty_like(image)
-    height = image.shape[-2]
-    for top in range(0, height, _STRIP):
-        bottom = min(top + _STRIP, height)
+    height, width = image.shape[-2:]
+    rows = max(2 * _REACH, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
         first, last = max(0, top - _REACH), min(height, bottom + _REACH)
         low = low_pass(reference[..., first:last, :] - image[..., first:last, :])
         strip = image[..., top:bottom, :] + low[..., top - first : bottom - first, :]
