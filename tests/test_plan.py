@@ -11,6 +11,7 @@ from onestep.plan import (
     LARGEST_SCALE,
     SMALLEST_TILE,
     Settings,
+    even,
     halved,
     make_plan,
     passes_needed,
@@ -110,6 +111,22 @@ def test_planned_tiles_are_those_that_tiling_cuts(multiple, tile, overlap):
             minimum=16,
         )
         assert plan.tiles == len(calls)
+
+
+@pytest.mark.parametrize(("width", "height"), [(864, 576), (1000, 750), (640, 480), (257, 40), (300, 301)])
+@pytest.mark.parametrize(("tile", "multiple"), [(256, 1), (64, 8)])
+def test_even_tiles_leave_less_to_compute_and_never_grow(width, height, tile, multiple):
+    traits = Traits(1, tile=tile, overlap=16, multiple_of=multiple)
+
+    def work(side):
+        tiles = make_plan(width, height, Settings(), traits, tile=side).tiles
+        return tiles * min(side, width) * min(side, height)
+
+    chosen = even(width, height, tile, None, traits)
+    assert tile // 2 <= chosen <= tile
+    assert chosen % multiple == 0
+    assert work(chosen) == min(work(side) for side in range(tile // 2, tile + 1, multiple))
+    assert multiple > 1 or work(chosen) < work(tile)
 
 
 def test_further_passes_go_over_every_result():

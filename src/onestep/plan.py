@@ -125,6 +125,22 @@ def whole(side: int, traits: Traits) -> int:
     return rounded_up(max(side, traits.minimum), traits.multiple_of)
 
 
+def even(width: int, height: int, tile: int, overlap: int | None, traits: Traits) -> int:
+    """The tile between half and all of the given one that leaves the model the least to compute.
+
+    The last tile of a row is moved back to the border, so it repeats what another one has done already; with
+    sides that fit the picture there is less of that. Among equals the largest tile is taken.
+    """
+
+    def work(side: int) -> int:
+        across, down = (_pieces(whole(n, traits), side, shared(overlap, side, traits), traits) for n in sizes)
+        return across * down * min(side, sizes[0]) * min(side, sizes[1])
+
+    sizes = (width, height)
+    smallest = min(tile, max(halved(tile, traits), tile // 2))
+    return min(range(tile, smallest - 1, -traits.multiple_of), key=work)
+
+
 def make_plan(
     width: int, height: int, settings: Settings, traits: Traits, *, tile: int, results: int = 1
 ) -> Plan:
@@ -152,5 +168,6 @@ def _pieces(side: int, tile: int, overlap: int, traits: Traits) -> int:
     """How many tiles cover one side, as ``core.tiling`` cuts them."""
     step = traits.multiple_of
     tile = max(tile // step * step, rounded_up(traits.minimum, step))
+    step = step if tile - overlap >= step else 1
     stride = max((tile - overlap) // step * step, step)
     return 1 if side <= tile else 1 - (tile - side) // stride

@@ -25,7 +25,7 @@ from onestep.core.errors import InputError, UsageError
 from onestep.core.picture import Picture, as_picture
 from onestep.core.resize import resize
 from onestep.onepass import Engine
-from onestep.plan import Plan, Settings, Tile, halved, make_plan, passes_needed, target_size, whole
+from onestep.plan import Plan, Settings, Tile, even, halved, make_plan, passes_needed, target_size, whole
 from onestep.runtime import free_memory, out_of_memory, pick_device, pick_dtype
 
 Progress = Callable[[float], None]
@@ -206,21 +206,21 @@ class Upscaler:
         traits = self.model.traits
         target = target_size(width, height, settings, traits)
         last = traits.scale ** (passes_needed(width, height, target, traits.scale) - 1)
-        tile = self._tile(settings.tile, max(width, height) * last)
+        tile = self._tile(settings, width * last, height * last)
         return make_plan(width, height, settings, traits, tile=tile, results=results)
 
-    def _tile(self, wanted: Tile, longest: int) -> int:
-        """The side of the pieces for a picture whose longer side is this, in LR pixels of the last pass."""
+    def _tile(self, settings: Settings, width: int, height: int) -> int:
+        """The side of the pieces for a picture of this size, in LR pixels of the last pass."""
         traits = self.model.traits
-        in_one = whole(longest, traits)
-        if wanted == "off" or (wanted == "auto" and longest <= traits.tile):
+        in_one = whole(max(width, height), traits)
+        if settings.tile == "off" or (settings.tile == "auto" and in_one <= traits.tile):
             return in_one
-        if wanted != "auto":
-            return min(whole(wanted, traits), in_one)
+        if settings.tile != "auto":
+            return min(whole(settings.tile, traits), in_one)
         tile, free = whole(traits.tile, traits), free_memory(self._engine.device)
         while free is not None and tile**2 * self._layer_bytes > free / 2 and halved(tile, traits) < tile:
             tile = halved(tile, traits)
-        return tile
+        return even(width, height, tile, settings.overlap, traits)
 
     def _results(
         self,
