@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -62,6 +63,7 @@ def replace_file(path: Path, write_to: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_to(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -69,7 +71,8 @@ def replace_file(path: Path, write_to: Callable[[Path], object]) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], card: Card, *, half: bool = False) -> None:
@@ -84,7 +87,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, *, half: bool =
     Raises:
         InputError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     stored = {
         name: tensor.detach()
         .to("cpu", torch.float16 if half and tensor.is_floating_point() else None)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from onestep.cli import options as o
+from onestep.cli.inputs import make_room
 from onestep.cli.screen import Screen
 from onestep.core.errors import UsageError
 
@@ -31,6 +32,8 @@ def bench(
     del debug
     if output is not None and output.suffix.lower() not in (".md", ".json"):
         raise UsageError(f"{output}: a report ends in .md or .json")
+    if output is not None:
+        make_room(output.parent)
     screen = Screen(as_json, quiet, verbose)
     from onestep.bench import bench as measure
     from onestep.bench.report import markdown
@@ -40,7 +43,6 @@ def bench(
     text = markdown(report)
     if output is not None:
         whole = text if output.suffix.lower() == ".md" else json.dumps(report.to_json(), indent=1) + "\n"
-        output.parent.mkdir(parents=True, exist_ok=True)
         replace_file(output, lambda temporary: temporary.write_text(whole, "utf-8"))
     screen.record(report.to_json())
     screen.say(text)

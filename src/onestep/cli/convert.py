@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from onestep.cli import options as o
+from onestep.cli.inputs import make_room
 from onestep.cli.screen import Screen
 from onestep.core.errors import UsageError
 
@@ -37,6 +38,7 @@ def convert(
         if not equals:
             raise UsageError(f"--option {text}: write it as NAME=VALUE")
         facts[name] = value
+    make_room(output.parent)
     from onestep.convert import convert_file
     from onestep.core.config import to_dict
 

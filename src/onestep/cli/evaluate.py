@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onestep.cli import options as o
+from onestep.cli.inputs import make_room
 from onestep.cli.screen import Screen, complain
 from onestep.core.errors import UsageError
 
@@ -57,8 +58,14 @@ def evaluate(
         raise UsageError(f"{output}: a report ends in .json, .csv or .md")
     screen = Screen(as_json, quiet, verbose)
     from onestep import evaluate as journey
+    from onestep.runtime import pick_device
 
-    how = journey.protocol(protocol)
+    how, place = journey.protocol(protocol), pick_device(device)
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--metrics names none; onestep evaluate --help shows the usual ones")
+    if output is not None:
+        make_room(output.parent)
     about: dict[str, Any] = {}
     with screen.warnings():
         if sr is not None:
@@ -68,7 +75,7 @@ def evaluate(
                 lr, hr, preset, model, realism, option or [], device, dtype, seed
             )
         with screen.progress("evaluate") as report:
-            found = journey.evaluate(pairs, metrics.split(","), how, failed=alone, progress=report)
+            found = journey.evaluate(pairs, names, how, device=place, failed=alone, progress=report)
     found.about = about
     for name, why in found.skipped.items():
         complain(f"{name} left out: {why}")

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onestep.core.errors import UsageError
+
 Velocity = Callable[[Tensor, float], Tensor]
 """(x (B, C, H, W), t) -> dx/dt, the same shape."""
 SolverName = Literal["euler", "heun", "midpoint", "ralston", "rk45"]
@@ -85,13 +87,13 @@ def integrate(
     """Integrate with a solver by name and a budget of evaluations (RK45 chooses its own number).
 
     Raises:
-        ValueError: if ``evaluations`` is below what one step of the solver needs.
+        UsageError: if ``evaluations`` is below what one step of the solver needs.
     """
     if solver == "rk45":
         return rk45(velocity, x, start, end)
     stages = 1 if solver == "euler" else 2
     if evaluations < stages:
-        raise ValueError(f"{solver} needs at least {stages} evaluations, not {evaluations}")
+        raise UsageError(f"evaluations {evaluations} is too few: {solver} needs at least {stages}")
     if solver == "euler":
         return euler(velocity, x, start, end, evaluations)
     return rk2(velocity, x, start, end, evaluations // stages, RATIOS[solver])
