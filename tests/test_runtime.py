@@ -72,5 +72,7 @@ def test_running_out_of_memory_is_recognised_as_torch_really_says_it():
     assert runtime.out_of_memory(caught.value)
     assert runtime.out_of_memory(MemoryError())
     assert runtime.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert runtime.out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 18 GB)"))
+    assert runtime.out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried"))
     assert not runtime.out_of_memory(RuntimeError("shapes do not match"))
     assert not runtime.out_of_memory(ValueError("can't allocate memory"))

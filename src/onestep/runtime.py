@@ -10,6 +10,8 @@ from onestep.core.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions a user can ask for."""
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch says on Linux and macOS, on Windows, and on accelerators whose error has no class of its own."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -96,4 +98,4 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether this is how torch or Python says that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

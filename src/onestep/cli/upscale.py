@@ -65,8 +65,9 @@ def upscale(
     up = Upscaler(catalog.load(entry), device=device, dtype=dtype, name=entry.name, card=entry.card)
     chosen = model_options(up, realism, option or [])
     saving = {"quality": quality, "keep_metadata": not strip_metadata}
-    identity = identify(entry, up, settings, chosen, saving)
-    journal = Journal(Path(output).expanduser(), identity) if in_folder else None
+    journal = None
+    if in_folder:
+        journal = Journal(Path(output).expanduser(), identify(entry, up, settings, chosen, saving))
     batch = Batch(screen, up, settings, chosen, saving, max_pixels, keep, journal, debug)
     found = find(inputs, journal.results() if journal else ())
     after = default_suffix(settings, up.model.traits.scale) if suffix is None else suffix
