@@ -113,7 +113,7 @@ def main() -> None:
             "cpu",
             "--overwrite",
         )
-    comparison(photo, small, folder).save(target)
+    comparison(photo, small, folder).save(target, quality=90)
     console.print(f"\nDone. Look at [bold]{target}[/bold] first: from faithful (0) to realistic (1).")
     console.print(f"The full-size pictures are in {folder}/realism-0, realism-0.5 and realism-1.")
     command = Path(sys.executable).with_name("onestep")
