@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from onestep import checkpoint
+from onestep.recipe import without_folders
+from onestep.recipes import recipe
 
 ATTRIBUTIONS = (
     "Trained on 542 photographs with reuse licences (CC0, CC BY, CC BY-SA, LGPL, GPL, Unsplash, free use) "
@@ -40,7 +42,16 @@ def main() -> None:
     arguments = parser.parse_args()
     tensors, card = checkpoint.read(arguments.source)
     measured = scores(arguments.reports) if arguments.reports else {}
-    card = replace(card, scores=measured, attributions=list(ATTRIBUTIONS))
+    said = recipe(card.name).card
+    card = replace(
+        card,
+        scores=measured,
+        attributions=list(ATTRIBUTIONS),
+        license=said.license,
+        limits=list(said.limits),
+        defaults=dict(said.defaults),
+        recipe=without_folders(card.recipe or {}),
+    )
     checkpoint.write(arguments.target, tensors, card, half=True)
 
 

@@ -9,7 +9,7 @@ from onestep.core.config import override, schema, to_dict
 from onestep.core.errors import UsageError
 from onestep.degrade.presets import preset
 from onestep.methods import METHODS
-from onestep.recipe import ObjectiveConfig, Recipe
+from onestep.recipe import ObjectiveConfig, Recipe, without_folders
 from onestep.recipes import RECIPES, recipe
 
 
@@ -75,3 +75,9 @@ def test_what_is_no_recipe_is_explained(tmp_path):
         recipe(str(tmp_path / "torn.json"))
     with pytest.raises(UsageError, match="mine, which is not built in"):
         recipe(str(tmp_path / "other.json"))
+
+
+def test_a_card_shows_no_folders_of_its_maker():
+    private = {"data": {"folder": "/home/me/pictures"}, "objective": {"teacher": "C:\\runs\\t.safetensors"}}
+    public = {"data": {"folder": "pictures"}, "objective": {"teacher": "t.safetensors"}}
+    assert without_folders({**private, "card": "a/b"}) == {**public, "card": "a/b"}

@@ -6,6 +6,7 @@ another one and changes it with ``dataclasses.replace``. There are no other conf
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from onestep.core.contract import Objective
@@ -111,3 +112,17 @@ class Recipe:
     train: TrainConfig
     check: CheckConfig = CheckConfig()
     card: CardConfig = CardConfig()
+
+
+def without_folders(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a recipe as a card shows them: of paths in data and objective, the last part alone.
+
+    A release file travels; where its maker keeps pictures and teachers is nobody's business.
+    """
+    return {name: _names(value) if name in ("data", "objective") else value for name, value in values.items()}
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _names(one) for name, one in value.items()}
+    return PureWindowsPath(value).name if isinstance(value, str) and set(value) & {"/", "\\"} else value

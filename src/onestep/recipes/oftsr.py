@@ -90,6 +90,8 @@ LIMITS = (
     "Faces smaller than about 60 pixels come out smooth or slightly distorted.",
     "Heavy JPEG blocks and strong sensor noise are softened, not fully removed; at high realism their edges "
     "may be kept as texture.",
+    "At realism 1, skin and leaves look painted, and a faint grid, one or two grey levels high, can be found "
+    "in flat areas when they are enlarged.",
 )
 
 

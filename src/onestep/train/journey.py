@@ -18,7 +18,7 @@ from onestep.core.contract import OneStepModel
 from onestep.core.errors import UsageError
 from onestep.data import Pairs, keyed
 from onestep.degrade.presets import preset
-from onestep.recipe import Recipe
+from onestep.recipe import Recipe, without_folders
 from onestep.runtime import pick_device
 from onestep.train.check import Check
 from onestep.train.loop import Progress, fit
@@ -172,7 +172,7 @@ def _card(recipe: Recipe, model: OneStepModel, step: int, scores: Mapping[str, A
         traits=asdict(model.traits),
         step=step,
         license=recipe.card.license,
-        recipe=to_dict(recipe),
+        recipe=without_folders(to_dict(recipe)),
         version=onestep.__version__,
         scores=dict(scores),
         limits=list(recipe.card.limits),
