@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from onestep.core.errors import UsageError
 from onestep.networks.compact import CompactConfig, CompactFlow, time_features
 from onestep.networks.unet import time_embedding
 
@@ -196,3 +197,12 @@ def test_bfloat16_stays_close():
     for found in (cast, halved):
         assert found.dtype == torch.float32
         assert 0 < relative(found, exact) < 0.015
+
+
+@pytest.mark.parametrize(
+    "settings", [{"width": 0}, {"trunk": -1}, {"head": 0}, {"time_width": 0}, {"time_width": 7}]
+)
+def test_sizes_that_are_no_network_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(UsageError, match=rf"network\.{name}="):
+        CompactConfig(**settings)
