@@ -94,15 +94,17 @@ def _show(entry: "Entry", screen: Screen) -> None:
         ("made by", f"onestep {card['version']}"),
     ]
     lines += [(f"default {name}", str(value)) for name, value in card["defaults"].items()]
-    lines += [("score", f"{name}: {value}") for name, value in _flat(card["scores"])]
+    lines += [("scores", line) for line in _scores(card["scores"])]
     lines += [("limit", text) for text in card["limits"]]
     lines += [("attribution", text) for text in card["attributions"]]
     for label, text in lines:
         screen.say(f"{label:<18} {text}")
 
 
-def _flat(scores: Any, before: str = "") -> list[tuple[str, Any]]:
-    """Nested scores as (path, value)."""
-    if not isinstance(scores, dict):
-        return [(before, scores)]
-    return [pair for key, value in scores.items() for pair in _flat(value, f"{before} {key}".strip())]
+def _scores(scores: Any, before: str = "") -> list[str]:
+    """Nested scores, one line for the numbers of one group."""
+    numbers = [f"{key} {value}" for key, value in scores.items() if not isinstance(value, dict)]
+    lines = [f"{before}: {', '.join(numbers)}".removeprefix(": ")] if numbers else []
+    for key, value in scores.items():
+        lines += _scores(value, f"{before} {key}".strip()) if isinstance(value, dict) else []
+    return lines
