@@ -22,8 +22,8 @@ for set in set5 set14 drealsr realsr; do
     shift
     [ -s "$out/$row.json" ] || onestep evaluate "$@" --hr "$data/$set/HR" --metrics $metrics -o "$out/$row.json" -q
   }
-  score "00 Pillow bicubic" -n bicubic --lr "$lr"
-  score "01 Pillow Lanczos" -n lanczos --lr "$lr"
+  score "00 bicubic" -n bicubic --lr "$lr"
+  score "01 Lanczos" -n lanczos --lr "$lr"
   if [ -n "$rivals" ]; then
     for rival in "$rivals"/*/; do
       score "02 $(basename "$rival")" --sr "$rival$set"

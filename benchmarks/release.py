@@ -7,12 +7,12 @@ realism.
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from onestep import checkpoint
+from onestep.methods import build
 from onestep.recipe import without_folders
-from onestep.recipes import recipe
 
 ATTRIBUTIONS = (
     "Trained on 542 photographs with reuse licences (CC0, CC BY, CC BY-SA, LGPL, GPL, Unsplash, free use) "
@@ -20,6 +20,16 @@ ATTRIBUTIONS = (
     "collections of Budgie, deepin, KDE, MATE, Nextcloud, Pop!_OS, Ubuntu MATE, Xubuntu, oceanic-awesomewm; "
     "authors and sources: docs/attributions.md of the project.",
     "LPIPS v0.1 (SqueezeNet) was a training loss: scores in lpips-squeeze flatter this model.",
+)
+
+LICENSE = "CC BY-SA 4.0"
+LIMITS = (
+    "Small text stays unreadable: letters are sharpened, not recognised.",
+    "Small faces come out coarse: features are sharpened, not understood.",
+    "Heavy JPEG blocks and strong sensor noise are softened, not fully removed; at high realism their edges "
+    "may be kept as texture.",
+    "At realism 1, skin and leaves look painted, and a faint grid, one or two grey levels high, can be found "
+    "in flat areas when they are enlarged.",
 )
 
 
@@ -42,14 +52,14 @@ def main() -> None:
     arguments = parser.parse_args()
     tensors, card = checkpoint.read(arguments.source)
     measured = scores(arguments.reports) if arguments.reports else {}
-    said = recipe(card.name).card
+    model = build(card.method, card.config)
     card = replace(
         card,
         scores=measured,
         attributions=list(ATTRIBUTIONS),
-        license=said.license,
-        limits=list(said.limits),
-        defaults=dict(said.defaults),
+        license=LICENSE,
+        limits=list(LIMITS),
+        traits=asdict(model.traits),
         recipe=without_folders(card.recipe or {}),
     )
     checkpoint.write(arguments.target, tensors, card, half=True)

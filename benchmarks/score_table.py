@@ -13,7 +13,10 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 
 def table(folder: Path, trained: set[str]) -> str:
     """The Markdown table of one folder of reports, rows in the order of the file names."""
-    reports = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    reports = {
+        path.stem: json.loads(path.read_text("utf-8"))
+        for path in sorted(folder.glob("*.json"), key=lambda p: p.stem)
+    }
     names = list(next(iter(reports.values()))["metrics"])
     heads = [
         name + ("†" if name in trained else "") + ARROWS[first["better"]]

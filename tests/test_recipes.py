@@ -78,6 +78,9 @@ def test_what_is_no_recipe_is_explained(tmp_path):
 
 
 def test_a_card_shows_no_folders_of_its_maker():
-    private = {"data": {"folder": "/home/me/pictures"}, "objective": {"teacher": "C:\\runs\\t.safetensors"}}
+    private = {
+        "data": {"folder": "private/of/mine/pictures"},
+        "objective": {"teacher": "C:\\runs\\t.safetensors"},
+    }
     public = {"data": {"folder": "pictures"}, "objective": {"teacher": "t.safetensors"}}
     assert without_folders({**private, "card": "a/b"}) == {**public, "card": "a/b"}

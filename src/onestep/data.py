@@ -48,6 +48,16 @@ class DataConfig:
     pictures: int = 1000
     """How many different procedural pictures "synthetic" has."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that count nothing.
+
+        Raises:
+            UsageError: One line that names the field.
+        """
+        for name in ("crop", "scale", "pictures"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"data.{name}={getattr(self, name)}: must be at least 1")
+
 
 def keyed(*key: int | str) -> int:
     """A 63-bit seed that follows from the key, the same on every machine."""

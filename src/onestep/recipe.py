@@ -10,6 +10,7 @@ from pathlib import PureWindowsPath
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from onestep.core.contract import Objective
+from onestep.core.errors import UsageError
 from onestep.data import DataConfig
 
 
@@ -65,6 +66,18 @@ class TrainConfig:
     """Steps between two states (what a killed run continues from)."""
     log_every: int = 50
     """Steps between two lines of the log."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that count nothing.
+
+        Raises:
+            UsageError: One line that names the field.
+        """
+        for name, least in (("steps", 0), ("batch", 1), ("save_every", 1), ("log_every", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"train.{name}={getattr(self, name)}: must be at least {least}")
+        if self.micro is not None and self.micro < 1:
+            raise UsageError(f"train.micro={self.micro}: must be at least 1")
 
 
 @dataclass(frozen=True)

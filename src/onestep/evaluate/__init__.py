@@ -35,6 +35,9 @@ __all__ = [
 
 _log: Final = logging.getLogger("onestep")
 
+REMAINDER = 3
+"""HR rows and columns, at most, that a result at x4 may lack: what is left over when HR is divided by 4."""
+
 DEFAULT_METRICS = ("psnr-y", "ssim-y", "lpips-squeeze", "niqe")
 
 Progress = Callable[[float, str], None]
@@ -131,7 +134,7 @@ def _aligned(name: str, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     """HR cut at the bottom and on the right to SR: its sides need not be multiples of the scale."""
     height, width = sr.shape[-2:]
     missing = (hr.shape[-2] - height, hr.shape[-1] - width)
-    if min(missing) < 0 or max(missing) >= 16:
+    if min(missing) < 0 or max(missing) > REMAINDER:
         raise InputError(
             f"{name}: the result is {width}x{height}, HR is {hr.shape[-1]}x{hr.shape[-2]}; sizes must agree"
         )

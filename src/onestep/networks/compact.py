@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from onestep.core.errors import UsageError
+
 
 @dataclass(frozen=True)
 class CompactConfig:
@@ -29,6 +31,18 @@ class CompactConfig:
     """Width of the time embedding (even)."""
     gain: float = 5.0
     """Factor on the residual input, which is small (about 0.2)."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that are no network.
+
+        Raises:
+            UsageError: One line that names the field.
+        """
+        for name, least in (("width", 1), ("trunk", 0), ("head", 1), ("time_width", 2)):
+            if getattr(self, name) < least:
+                raise UsageError(f"network.{name}={getattr(self, name)}: must be at least {least}")
+        if self.time_width % 2:
+            raise UsageError(f"network.time_width={self.time_width}: must be even")
 
 
 def time_features(time: Tensor, width: int) -> Tensor:

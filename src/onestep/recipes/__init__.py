@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from onestep.core.config import updated
-from onestep.core.errors import UsageError
+from onestep.core.errors import OneStepError, UsageError
 from onestep.recipe import Recipe
 from onestep.recipes import oftsr
 
@@ -51,11 +51,16 @@ def _from_file(file: Path, function: str) -> Recipe:
         raise UsageError(f"{file}: no such file; a recipe of your own is FILE.py:function")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look up the types of their fields
-    spec.loader.exec_module(module)
-    make = getattr(module, function, None)
-    if not callable(make):
-        raise UsageError(f"{file}: has no function {function}; a recipe of your own is FILE.py:function")
-    made = make()
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, function, None)
+        if not callable(make):
+            raise UsageError(f"{file}: has no function {function}; a recipe of your own is FILE.py:function")
+        made = make()
+    except OneStepError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{file}:{function}: {type(error).__name__}: {error}") from error
     if not isinstance(made, Recipe):
         raise UsageError(f"{file}:{function}: returned {type(made).__name__}, not a onestep.recipe.Recipe")
     return made

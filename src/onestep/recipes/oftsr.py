@@ -84,17 +84,6 @@ def student(name: str) -> Recipe:
     )
 
 
-WEIGHTS_LICENSE = "CC BY-SA 4.0"
-LIMITS = (
-    "Small text stays unreadable: letters are sharpened, not recognised.",
-    "Faces smaller than about 60 pixels come out smooth or slightly distorted.",
-    "Heavy JPEG blocks and strong sensor noise are softened, not fully removed; at high realism their edges "
-    "may be kept as texture.",
-    "At realism 1, skin and leaves look painted, and a faint grid, one or two grey levels high, can be found "
-    "in flat areas when they are enlarged.",
-)
-
-
 def compact_teacher(scale: int) -> Recipe:
     """The compact teacher: a flow that fits a CPU, from clean bicubic to real-world degradations."""
     return Recipe(
@@ -111,7 +100,6 @@ def compact_teacher(scale: int) -> Recipe:
             save_every=500,
         ),
         check=CheckConfig(every=2000),
-        card=CardConfig(license=WEIGHTS_LICENSE, limits=LIMITS),
     )
 
 
@@ -130,14 +118,14 @@ def compact_student(scale: int) -> Recipe:
             optimizers={"model": OptimizerConfig(lr=3e-4, warmup=100, decay_to=0.05)},
         ),
         check=replace(first.check, sweep={"realism": (0.0, 0.5, 1.0)}),
-        card=replace(first.card, defaults={"realism": 0.5}),
+        card=CardConfig(defaults={"realism": 0.5}),
     )
 
 
 def toy(first: Recipe) -> Recipe:
     """A recipe of the compact model shrunk to procedural pictures and half a minute on a CPU."""
     teacher_config = TeacherConfig(CompactConfig(width=16, trunk=2, head=1, time_width=16), sigma=0.2)
-    objective = FlowConfig(teacher_config) if first.method == "oftsr-teacher" else first.objective
+    objective = FlowConfig(teacher_config) if first.method == "oftsr-teacher" else DistilConfig()
     return replace(
         first,
         name=first.name.replace("compact-x4", "toy"),

@@ -84,11 +84,11 @@ def _train(
     degrade = preset(recipe.degradation, recipe.data.scale)
     pairs = Pairs(recipe.data, degrade, recipe.train.seed)
     check = _check(recipe, degrade, device, notice) if run.writes else None
-    run.settle(to_dict(recipe))
     torch.manual_seed(keyed("init", recipe.train.seed))
     objective = recipe.objective.build()
     if init is not None and not run.states():
         load(objective.model, read(init)[0], init)
+    run.settle(to_dict(recipe))
     objective.to(device)
     if recipe.train.channels_last:
         cast("Any", objective).to(memory_format=torch.channels_last)

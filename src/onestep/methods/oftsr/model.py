@@ -12,6 +12,7 @@ border (``FlowField.house_velocity``) t_house = 1 - t and v_house = -v. Networks
 Deviations from the paper and the official code: docs/methods/oftsr.md.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from onestep.core.interpolant import source_vp
 from onestep.core.solver import SolverName, integrate
 from onestep.networks.compact import CompactConfig, CompactFlow
 from onestep.networks.unet import UNet, UNetConfig
+
+_log = logging.getLogger("onestep")
 
 EPS = 1e-3
 """Where the time range of flow and one-step inference begins (official code; section 1.1)."""
@@ -44,6 +47,19 @@ class OftsrConfig:
     """H^T: antialiased bicubic (torch), or pixel replication, the partner of average pooling."""
     most_realistic: float = 1.0
     """The student's time at realism 1; 0.99 for converted official students."""
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning.
+
+        Raises:
+            UsageError: One line that names the field.
+        """
+        if not 0 <= self.sigma <= 1:
+            raise UsageError(f"sigma={self.sigma:g}: the share of noise must be from 0 to 1")
+        if self.scale < 1:
+            raise UsageError(f"scale={self.scale}: must be at least 1")
+        if not 0 < self.most_realistic <= 1:
+            raise UsageError(f"most_realistic={self.most_realistic:g}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,7 @@ class FlowField(nn.Module):
 
     @property
     def traits(self) -> Traits:
-        """What the upscaler must know; overlaps cover the receptive field of the compact network."""
+        """What the upscaler must know; with these overlaps, tiles differ from the whole by rounding alone."""
         network, scale = self.config.network, self.config.scale
         if isinstance(network, CompactConfig):
             radius = 2 * (network.trunk + network.head) + 2
@@ -205,4 +221,6 @@ class Teacher(OneStepModel):
 
         solver: SolverName = get_args(SolverName)[int(condition["solver"])]
         budget = int(condition["evaluations"])
-        return integrate(velocity, self.field.start(lr_up, noise), EPS, 1.0, solver, budget).x
+        solution = integrate(velocity, self.field.start(lr_up, noise), EPS, 1.0, solver, budget)
+        _log.info("%s: %d network evaluations", solver, solution.nfe)
+        return solution.x

@@ -5,7 +5,7 @@ docs/methods/oftsr.md.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -20,6 +20,7 @@ from onestep.core.interpolant import like
 from onestep.core.solver import RATIOS
 from onestep.methods.oftsr.model import EPS, OftsrConfig, Student, StudentConfig, Teacher, TeacherConfig
 from onestep.networks.lpips import Lpips
+from onestep.networks.unet import UNetConfig
 
 Distance = Literal["l1", "l2"]
 
@@ -104,9 +105,29 @@ class DistilConfig:
     distance: Distance = "l1"
     align: float = 0.01
     boundary: float = 0.1
+    clamp: bool = True
+    """Whether s = t + dt stops at 1, where the teacher's time ends (section 3.3)."""
+    align_slope: Literal["first", "mean"] = "first"
+    """Which slope of the teacher the align term uses: the first stage, or the solver's mean."""
+    boundary_time: float = 0.0
+    """The time of the boundary term: 0 as written, or eps, the earliest that the teacher was trained on."""
+    dropout: float | None = None
+    """The student's dropout (guided network); None keeps the teacher's."""
     perceptual: float = 0.0
     """Ours, not in the paper: weight of s^2 * LPIPS between the student's output x0 + v(s) and HR."""
     perceptual_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train.
+
+        Raises:
+            UsageError: One line that names the field.
+        """
+        low, high = self.t_range
+        if not 0 < self.dt <= 1:
+            raise UsageError(f"objective.dt={self.dt:g}: must be above 0 and at most 1")
+        if not 0 < low < high < 1:
+            raise UsageError(f"objective.t_range={low:g},{high:g}: must rise strictly inside 0 to 1")
 
     def build(self) -> "Distillation":
         """The objective; its student starts from the teacher's weights.
@@ -117,9 +138,12 @@ class DistilConfig:
         if not self.teacher:
             raise UsageError("distillation needs a teacher: --set objective.teacher=FILE (a release file)")
         teacher = load_teacher(Path(self.teacher))
-        student = StudentConfig(
-            **{f.name: getattr(teacher.config, f.name) for f in fields(OftsrConfig)}
-        ).build()
+        config = StudentConfig(**{f.name: getattr(teacher.config, f.name) for f in fields(OftsrConfig)})
+        if self.dropout is not None:
+            if not isinstance(config.network, UNetConfig):
+                raise UsageError("objective.dropout: this network has no dropout; leave it out")
+            config = replace(config, network=replace(config.network, dropout=self.dropout))
+        student = config.build()
         student.load_state_dict(teacher.state_dict())
         return Distillation(self, teacher, student)
 
@@ -161,17 +185,19 @@ class Distillation(Objective):
         x0 = flow.start(lr_up, torch.randn_like(lr_up))
         low, high = config.t_range
         t = torch.rand(len(x0), device=x0.device) * (high - low) + low
-        s = (t + config.dt).clamp(max=1)
+        s = (t + config.dt).clamp(max=1) if config.clamp else t + config.dt
+        earliest = torch.full_like(t, config.boundary_time)
         prepared = flow.prepare(x0, lr_up, pair.lr)
-        v_t, v_s, v_0 = (flow.finish(prepared, time) for time in (t, s, torch.zeros_like(t)))
+        v_t, v_s, v_0 = (flow.finish(prepared, time) for time in (t, s, earliest))
         x_t = (x0 + like(t, x0) * v_t).detach()
         first, mean = self.slopes(x_t, lr_up, pair.lr, t, s - t)
         with torch.no_grad():
-            start = self.teacher.field.velocity(x0, lr_up, pair.lr, torch.zeros_like(t))
+            start = self.teacher.field.velocity(x0, lr_up, pair.lr, earliest)
+        slope = first if config.align_slope == "first" else mean
         t_, s_ = like(t, x0), like(s, x0)
         terms = {
             "distil": distil_term(config, x0, v_t, v_s, first, mean, t_, s_),
-            "align": config.align * distance(config.distance, (1 - t_) * v_t, (1 - t_) * first),
+            "align": config.align * distance(config.distance, (1 - t_) * v_t, (1 - t_) * slope),
             "boundary": config.boundary * distance(config.distance, v_0, start),
         }
         if self.perceptual is not None:
@@ -196,7 +222,7 @@ def distil_term(
     """
     dt = s - t
     if config.variant == "pinn":
-        return distance(config.distance, (s / dt) * (v_s - v_t) + v_t, mean)
+        return distance(config.distance, (s / dt) * (v_s - v_t) + v_t, first)
     if config.variant == "boot":
         share = 1 - t * (1 - s) / (s * (1 - t))
         x_t, x_teacher = x0 + v_t.detach(), x0 + t * v_t.detach() + (1 - t) * first
