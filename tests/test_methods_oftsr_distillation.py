@@ -189,6 +189,7 @@ def test_slopes_carry_no_graph():
 
 def test_the_teacher_is_frozen_and_the_student_moves():
     objective = distillation(DROPPING)
+    assert not any(p.requires_grad for p in objective.teacher.parameters())
     before = {n: p.clone() for n, p in objective.named_parameters()}
     config = TrainConfig(steps=1, batch=3, optimizers={"model": OptimizerConfig()}, precision="float32")
     train_step(objective, make_optimizers(objective, config), [pair()], 0, config=config)
