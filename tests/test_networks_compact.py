@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from onestep.core.errors import UsageError
-from onestep.networks.compact import CompactConfig, CompactFlow, time_features
+from onestep.networks.compact import Block, CompactConfig, CompactFlow, time_features
 from onestep.networks.unet import time_embedding
 
 SMALL = CompactConfig(width=8, trunk=1, head=1, time_width=8)
@@ -80,6 +80,17 @@ def test_time_is_fractional():
     """999 t is not rounded: a hundredth of a step changes the fastest feature."""
     one, other = (time_features(torch.full((1, 1, 1, 1), t), 8)[0, 0].item() for t in (100.0, 100.01))
     assert abs(one - other) > 1e-3
+
+
+def test_the_time_scales_then_shifts_the_inner_features():
+    """The first half of the modulation scales, the second shifts: trained weights rest on this order."""
+    torch.manual_seed(0)
+    block, x, time = Block(4, 6), torch.randn(1, 4, 5, 5), torch.randn(1, 6, 1, 1)
+    torch.nn.init.normal_(block.modulation.weight)
+    scale, shift = (block.modulation.weight.flatten(1) @ time.flatten()).reshape(2, 1, 4, 1, 1)
+    inner = block.conv1(x) * (1 + scale) + shift
+    torch.testing.assert_close(block(x, time), x + block.conv2(torch.nn.functional.silu(inner)))
+    torch.testing.assert_close(block(x), x + block.conv2(torch.nn.functional.silu(block.conv1(x))))
 
 
 def test_a_map_of_one_time_is_that_time():
