@@ -1,7 +1,7 @@
 """From a name or a file to a model."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -136,3 +136,17 @@ def test_wrong_model_files_are_refused_in_one_line_that_names_them(home, tmp_pat
     with pytest.raises(UsageError, match=r"^[^\n]+$") as caught:
         catalog.load(catalog.find(file))
     assert str(file) in str(caught.value)
+
+
+def test_the_model_in_the_package_says_what_it_is():
+    """Its card has what a reader must know, and agrees with the code that loads it."""
+    entry = catalog.find("oftsr-compact-x4")
+    model = catalog.load(entry)
+    assert entry.card.traits == asdict(model.traits)
+    assert entry.card.license == "CC BY-SA 4.0"
+    assert {"set5", "set14", "drealsr", "realsr"} <= entry.card.scores.keys()
+    assert len(entry.card.limits) >= 3
+    assert len(entry.card.attributions) >= 1
+    assert 0 <= entry.card.defaults["realism"] <= 1
+    assert entry.path is not None
+    assert entry.path.stat().st_size <= 16 * 2**20

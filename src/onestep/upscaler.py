@@ -285,7 +285,10 @@ def _realism(value: Any) -> float | Tensor:
         values = values.reshape(1, 1, *values.shape[-2:])
         least, most = float(values.min()), float(values.max())
     else:
-        values = least = most = float(value)
+        try:
+            values = least = most = float(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"realism {value!r} is no number; give one from 0 to 1, or a map") from None
     if not (least >= 0 and most <= 1):
         worst = most if least >= 0 else least
         raise UsageError(f"realism {worst:g} is impossible; choose from 0 (faithful) to 1 (realistic)")

@@ -55,6 +55,8 @@ def upscale(
     screen, keep = Screen(as_json, quiet, verbose), policy(resume, overwrite, skip_existing)
     extension = extension_of(ext)
     in_folder = is_folder(output, inputs, suffix, extension)
+    if suffix is not None and Path(suffix).name != suffix and suffix:
+        raise UsageError(f"--suffix {suffix}: a part of a file's name, without folders")
     from onestep import catalog
     from onestep.cli.batch import Batch
     from onestep.plan import Settings
@@ -127,6 +129,8 @@ def model_options(up: "Upscaler", realism: float | None, texts: Sequence[str]) -
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--option {text}: write it as NAME=VALUE")
+        if name in chosen:
+            raise UsageError(f"--option {text}: {name} is given twice")
         chosen[name] = value_of(name, value, kinds[name]) if name in kinds else value
     up.options(chosen)
     return chosen

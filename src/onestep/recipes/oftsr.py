@@ -132,7 +132,14 @@ def toy(first: Recipe) -> Recipe:
         objective=objective,
         degradation="bicubic",
         data=DataConfig(folder="synthetic", crop=64, scale=4, workers=0, pictures=64),
-        train=replace(first.train, steps=200, batch=8, save_every=100, log_every=20),
+        train=replace(
+            first.train,
+            steps=200,
+            batch=8,
+            optimizers={"model": OptimizerConfig(lr=2e-3, warmup=10)},
+            save_every=100,
+            log_every=20,
+        ),
         check=replace(first.check, every=200, images=2, crop=64, pictures=2),
     )
 
