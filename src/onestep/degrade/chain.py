@@ -9,6 +9,7 @@ size", whatever happened in between). Such a step has a method ``within`` that a
 compositions hand it down. A step that does not care is a plain function ``(image, generator) -> image``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -44,16 +45,16 @@ def apply(step: Degradation, image: Tensor, generator: torch.Generator, size: Si
     return step(image, generator)
 
 
-class _Composition:
+class _Composition(ABC):
     """Called by itself, a composition is the entrance: its picture has the entrance size."""
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Degrade (3, H, W) in [0, 1]."""
         return self.within(image, generator, (image.shape[-2], image.shape[-1]))
 
+    @abstractmethod
     def within(self, image: Tensor, generator: torch.Generator, size: Size) -> Tensor:
         """Degrade as part of a recipe whose picture entered with ``size`` (H, W)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, init=False, repr=False)
