@@ -110,7 +110,7 @@ class FlowField(nn.Module):
 
     @property
     def traits(self) -> Traits:
-        """What the upscaler must know; with these overlaps, tiles differ from the whole by rounding alone."""
+        """What the upscaler must know; with these overlaps, tiles stay within a grey level of the whole."""
         network, scale = self.config.network, self.config.scale
         if isinstance(network, CompactConfig):
             radius = 2 * (network.trunk + network.head) + 2
