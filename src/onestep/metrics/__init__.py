@@ -1,8 +1,9 @@
 """Scores of restored images: what each one needs, which way is better, and how to make it.
 
 ``METRICS`` is the table; ``make(name, device)`` gives a function of tensors. Images are (B, 3, H, W) in
-[0, 1]; scores are (B,). A metric whose weights cannot be had raises ``InputError`` when it is made: its
-caller leaves it out and says so, and never reports a zero in its place.
+[0, 1]; scores are (B,). A metric of whole sets is made by ``make_set`` and has one score for all pictures
+(``metrics.sets``). A metric whose weights cannot be had raises ``InputError`` when it is made: its caller
+leaves it out and says so, and never reports a zero in its place.
 
 To add a metric: write a function in a file of this folder, add a line here, and test it against values that
 come from somewhere else.
@@ -12,7 +13,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,9 +22,31 @@ from onestep import hub
 from onestep.core.errors import UsageError
 from onestep.metrics import noreference, perceptual, pixel
 from onestep.metrics.seam import seam
+from onestep.metrics.sets import SetAccumulator, SetMeasure
 
-Needs = Literal["pair", "image", "borders"]
-"""What a measure is called with: (sr, hr), (sr), or (sr, rows, columns) with the borders between tiles."""
+__all__ = [
+    "METRICS",
+    "Measure",
+    "Metric",
+    "Needs",
+    "SetAccumulator",
+    "SetMeasure",
+    "find",
+    "make",
+    "make_set",
+]
+
+Needs = Literal["pair", "image", "lr", "borders", "set"]
+"""What a measure is called with.
+
+========= ==================================================================================
+pair      (sr, hr)
+image     (sr)
+lr        (sr, lr): the picture that sr was restored from, (B, 3, h, w)
+borders   (sr, rows, columns): the borders between tiles
+set       nothing: it is a ``SetMeasure``, made by ``make_set``
+========= ==================================================================================
+"""
 Measure = Callable[..., Tensor]
 """Images (B, 3, H, W) in [0, 1], as ``Needs`` says, to scores (B,)."""
 
@@ -39,11 +62,14 @@ class Metric:
     """Values that images usually get; not a limit."""
     license: str
     """Of its weights, or of this package where it has none."""
-    make: Callable[[torch.device], Measure]
+    make: Callable[[torch.device], Any]
+    """Makes a ``Measure``, or a ``SetMeasure`` where ``needs`` is "set"."""
     weights: tuple[str, ...] = ()
     """Names in ``hub.FILES``."""
     digits: int = 4
     """Decimals worth printing."""
+    extra: str = ""
+    """What has to be installed beside this package, as pip names it; empty: nothing."""
 
 
 def _free(measure: Measure) -> Callable[[torch.device], Measure]:
@@ -113,7 +139,23 @@ def make(name: str, device: torch.device | str = "cpu") -> Measure:
     """A function that scores images on a device, its weights loaded.
 
     Raises:
-        UsageError: there is no such metric.
+        UsageError: there is no such metric, or it scores sets.
         InputError: its weights cannot be had; the line says how to get them.
     """
-    return find(name).make(torch.device(device))
+    metric = find(name)
+    if metric.needs == "set":
+        raise UsageError(f"{name} scores a set of pictures, not one; make_set makes it")
+    return metric.make(torch.device(device))
+
+
+def make_set(name: str, device: torch.device | str = "cpu") -> SetMeasure:
+    """A measure of whole sets on a device, its weights loaded.
+
+    Raises:
+        UsageError: there is no such metric, or it scores single pictures.
+        InputError: its weights cannot be had; the line says how to get them.
+    """
+    metric = find(name)
+    if metric.needs != "set":
+        raise UsageError(f"{name} scores single pictures, not sets; make makes it")
+    return metric.make(torch.device(device))
