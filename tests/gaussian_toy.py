@@ -131,7 +131,7 @@ def outputs(student: Student, times, count: int = 4096, seed: int = 1) -> tuple[
     noise = torch.randn(count, 3, 1, 1, generator=torch.Generator().manual_seed(seed))
     lr = torch.full_like(noise, LR)
     conditions = [student.condition(lr, student.Options(realism=float(t))) for t in times]
-    return noise, student.sweep(lr, noise, conditions)
+    return noise, torch.stack(list(student.sweep(lr, noise, conditions)))
 
 
 def gains(student: Student, times) -> list[float]:

@@ -185,8 +185,10 @@ def test_a_sweep_equals_single_calls(network):
     values = (0.0, 0.3, 1.0)
     conditions = [model.condition(lr, model.Options(realism=value)) for value in values]
     with torch.no_grad():
-        swept = model.sweep(lr, noise, conditions)
-    assert torch.equal(swept, torch.stack([run(model, lr, noise, realism=value) for value in values]))
+        swept = list(model.sweep(lr, noise, conditions))
+    assert torch.equal(
+        torch.stack(swept), torch.stack([run(model, lr, noise, realism=value) for value in values])
+    )
 
 
 def test_a_sweep_runs_the_trunk_once():
@@ -195,7 +197,8 @@ def test_a_sweep_runs_the_trunk_once():
     for part in calls:
         for block in getattr(model.field.net, part):
             block.register_forward_hook(lambda *_, part=part: calls.update({part: calls[part] + 1}))
-    model.sweep(lr, noise, [model.condition(lr, model.Options(realism=r)) for r in (0.0, 0.2, 0.5, 0.8, 1.0)])
+    conditions = (model.condition(lr, model.Options(realism=r)) for r in (0.0, 0.2, 0.5, 0.8, 1.0))
+    assert len(list(model.sweep(lr, noise, conditions))) == 5
     assert calls == {"trunk": 2, "head": 15}
 
 

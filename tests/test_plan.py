@@ -97,7 +97,7 @@ def test_planned_tiles_are_those_that_tiling_cuts(multiple, tile, overlap):
 
         def run(lr, noise, calls=calls):
             calls.append(lr.shape)
-            return torch.zeros(1, 3, lr.shape[-2] * 2, lr.shape[-1] * 2)
+            return [torch.zeros(1, 3, lr.shape[-2] * 2, lr.shape[-1] * 2)]
 
         tiled(
             run,

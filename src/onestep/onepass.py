@@ -1,7 +1,7 @@
 """One run of a model over one whole image: the gate between pixels in [0, 1] and models in [-1, 1]."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
@@ -38,7 +38,7 @@ class Engine:
         tile: int,
         overlap: int | None,
         progress: Callable[[float], None] | None = None,
-    ) -> tuple[Tensor, int]:
+    ) -> tuple[list[Tensor], int]:
         """Restore an image once per set of options; where memory runs out, with half the tile, and again.
 
         Args:
@@ -50,7 +50,7 @@ class Engine:
             progress: Called with the finished share.
 
         Returns:
-            (K, 1, 3, h * scale, w * scale) in [0, 1], float32, on the CPU; and the tile that was used.
+            K images (1, 3, h * scale, w * scale) in [0, 1], float32, on the CPU; and the tile that was used.
 
         Raises:
             MemoryError, RuntimeError: Memory does not suffice for the smallest tile either.
@@ -61,7 +61,7 @@ class Engine:
         shape = self.model.noise_shape(lr.shape)
         names = [(k, name) for k, c in enumerate(conditions) for name in c if _is_map(c[name], lr)]
 
-        def run(piece: Tensor, noise: Tensor, *maps: Tensor) -> Tensor:
+        def run(piece: Tensor, noise: Tensor, *maps: Tensor) -> Iterator[Tensor]:
             cut: list[dict[str, Tensor]] = [dict(condition) for condition in conditions]
             for (k, name), part in zip(names, maps, strict=True):
                 cut[k][name] = part
@@ -83,7 +83,7 @@ class Engine:
                     maps=[conditions[k][name] for k, name in names],
                 )
                 height, width = (side * traits.scale for side in rgb.shape[-2:])
-                return out[..., :height, :width].clamp_(0, 1), tile
+                return [one[..., :height, :width].clamp_(0, 1) for one in out], tile
             except (MemoryError, RuntimeError) as error:
                 smaller = halved(min(tile, max(lr.shape[-2:])), traits)
                 if not out_of_memory(error) or smaller >= min(tile, max(lr.shape[-2:])):
@@ -105,7 +105,7 @@ class Engine:
         try:
             lr = torch.zeros(1, 3, side, side)
             condition = self._condition(lr, self.model.Options(), lr)
-            out = self._forward(lr, torch.zeros(self.model.noise_shape(lr.shape)), [condition])
+            out = next(self._forward(lr, torch.zeros(self.model.noise_shape(lr.shape)), [condition]))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -124,16 +124,19 @@ class Engine:
             whole = lr.to(self.device) * 2 - 1
             return self.model.condition(whole, dataclasses.replace(options, **changes))
 
-    def _forward(self, lr: Tensor, noise: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        """(1, 3, h, w) in [0, 1] -> (K, 1, 3, H, W), nominally in [0, 1]; not clipped."""
+    def _forward(self, lr: Tensor, noise: Tensor, conditions: Sequence[Condition]) -> Iterator[Tensor]:
+        """(1, 3, h, w) in [0, 1] -> K results (1, 3, H, W), nominally in [0, 1]; not clipped."""
         with torch.inference_mode(), self._precision():
             lr = (lr.to(self.device) * 2 - 1).contiguous(memory_format=torch.channels_last)
             noise = noise.to(self.device)
             if len(conditions) == 1:
-                out = self.model(lr, noise, conditions[0])[None]
+                results = iter([cast("Tensor", self.model(lr, noise, conditions[0]))])
             else:
-                out = self.model.sweep(lr, noise, conditions)
-            return cast("Tensor", out).float().mul(0.5).add_(0.5).cpu()
+                results = self.model.sweep(lr, noise, conditions)
+        for _ in conditions:
+            with torch.inference_mode(), self._precision():
+                out = next(results).float().mul_(0.5).add_(0.5).cpu()
+            yield out
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -16,7 +16,7 @@ Noise is always an argument.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -98,9 +98,10 @@ class OneStepModel(nn.Module, ABC):
     def forward(self, lr: Tensor, noise: Tensor, condition: Condition) -> Tensor:
         """Restore (B, 3, h, w) in [-1, 1] to (B, 3, h * scale, w * scale), nominally in [-1, 1]."""
 
-    def sweep(self, lr: Tensor, noise: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        """One result per condition, stacked: (K, B, 3, H, W). Overridden where work can be shared."""
-        return torch.stack([self(lr, noise, condition) for condition in conditions])
+    def sweep(self, lr: Tensor, noise: Tensor, conditions: Iterable[Condition]) -> Iterator[Tensor]:
+        """One result (B, 3, H, W) after the other, per condition. Overridden where work can be shared."""
+        for condition in conditions:
+            yield self(lr, noise, condition)
 
 
 class Objective(nn.Module, ABC):

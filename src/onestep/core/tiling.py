@@ -3,7 +3,7 @@
 Mechanism only: the size of a tile and what happens when memory runs out are the caller's policy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
 import torch
@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from onestep.core.errors import UsageError
 from onestep.core.noise import NoiseCanvas
 
-Run = Callable[..., Tensor]
-"""(lr (B, c, h, w), noise (B, C, h * ratio, w * ratio), *maps) -> (..., C, h * scale, w * scale)."""
+Run = Callable[..., Iterable[Tensor]]
+"""(lr (B, c, h, w), noise (B, C, h * ratio, w * ratio), *maps) -> K results (B, C, h * scale, w * scale)."""
 
 
+@torch.inference_mode()
 def tiled(
     run: Run,
     lr: Tensor,
@@ -30,7 +31,7 @@ def tiled(
     minimum: int = 1,
     progress: Callable[[float], None] | None = None,
     maps: Sequence[Tensor] = (),
-) -> Tensor:
+) -> list[Tensor]:
     """Restore an image tile by tile; neighbours are blended, and see the same noise.
 
     The image is first padded at its right and lower border (reflected, or replicated where it is too small
@@ -45,8 +46,9 @@ def tiled(
     a few tiles.
 
     Args:
-        run: the network: (lr tile, noise tile, *map tiles) -> (..., C, h * scale, w * scale). Any leading
-            axes are kept, so that a sweep may return (K, 1, C, H, W). It may move tiles to another device.
+        run: the network: (lr tile, noise tile, *map tiles) -> one or more results (B, C, h * scale,
+            w * scale), always as many. Each is laid in its place before the next is asked for, so that a
+            sweep that yields them holds one. It may move tiles to another device.
         lr: (B, c, h, w).
         noise: shared by all tiles, and by all images of the batch.
         scale: HR pixels per LR pixel.
@@ -59,7 +61,7 @@ def tiled(
         maps: condition maps (B or 1, c, h, w) at LR resolution, cut together with the image.
 
     Returns:
-        (..., C, h * scale, w * scale), float32, on the device of ``lr``.
+        As many images (B, C, h * scale, w * scale) as ``run`` gives, float32, on the device of ``lr``.
 
     Raises:
         UsageError: the tile is not positive or the overlap not smaller than it.
@@ -75,26 +77,25 @@ def tiled(
     rows = _spans(lr.shape[-2], side, stride)
     columns = _spans(lr.shape[-1], side, stride)
     fade = (overlap - 2 * (overlap // 4)) * scale
-    canvas: Tensor | None = None
+    canvases: list[Tensor] = []
     for i, row in enumerate(rows):
-        carry: Tensor | None = None
+        carries: list[Tensor] = []
+        above = (rows[i - 1][1] - row[0] if i else 0) * scale
         for j, column in enumerate(columns):
-            piece = run(*_cut(lr, noise, row, column, Fraction(ratio), maps)).to(lr.device, torch.float32)
-            if canvas is None:
-                canvas = piece.new_empty(*piece.shape[:-2], lr.shape[-2] * scale, lr.shape[-1] * scale)
-            if carry is not None:
-                piece = _fade(carry, piece, fade)
-            done = (columns[j + 1][0] if j + 1 < len(columns) else column[1]) - column[0]
-            carry = piece[..., done * scale :]
-            above = rows[i - 1][1] - row[0] if i else 0
-            into = canvas[
-                ..., row[0] * scale : row[1] * scale, column[0] * scale : (column[0] + done) * scale
-            ]
-            _lay(into, piece[..., : done * scale], above * scale, fade)
+            done = ((columns[j + 1][0] if j + 1 < len(columns) else column[1]) - column[0]) * scale
+            place = (..., slice(row[0] * scale, row[1] * scale), slice(column[0] * scale, None))
+            for k, piece in enumerate(run(*_cut(lr, noise, row, column, Fraction(ratio), maps))):
+                piece = piece.to(lr.device, torch.float32)
+                if k == len(canvases):
+                    canvases.append(_canvas(piece, lr.shape[-2] * scale, lr.shape[-1] * scale))
+                faded = _faded(carries[k], piece, fade) if j else piece[..., :0]
+                shared = faded.shape[-1]
+                _lay(canvases[k][place], faded[..., :done], above, fade)
+                _lay(canvases[k][place][..., shared:], piece[..., shared:done], above, fade)
+                carries[k : k + 1] = [torch.cat([faded[..., done:], piece[..., max(done, shared) :]], -1)]
             if progress is not None:
                 progress((i * len(columns) + j + 1) / (len(rows) * len(columns)))
-    assert canvas is not None
-    return canvas[..., : height * scale, : width * scale]
+    return [canvas[..., : height * scale, : width * scale] for canvas in canvases]
 
 
 def fit(image: Tensor, multiple_of: int, minimum: int = 1) -> Tensor:
@@ -153,18 +154,25 @@ def _cut(
     return [tiles[0], window.expand(len(lr), -1, -1, -1), *tiles[1:]]
 
 
-def _fade(old: Tensor, new: Tensor, length: int) -> Tensor:
-    """``new``, whose first columns are cross-faded from ``old`` over ``length`` columns in their middle."""
+def _canvas(piece: Tensor, height: int, width: int) -> Tensor:
+    """Room for the result, an ordinary tensor: callers may go on with it outside of inference mode."""
+    with torch.inference_mode(False):
+        return torch.empty(*piece.shape[:-2], height, width, dtype=piece.dtype, device=piece.device)
+
+
+def _faded(old: Tensor, new: Tensor, length: int) -> Tensor:
+    """The first columns of ``new``, cross-faded from ``old`` over ``length`` columns in their middle."""
     shared = old.shape[-1]
-    if shared == 0:
-        return new
     length = min(length, shared)
     before = (shared - length) // 2
     steps = torch.arange(shared, device=new.device, dtype=new.dtype) - before
     weight = ((steps + 0.5) / length).clamp(0, 1) if length else (steps >= 0).to(new.dtype)
-    return torch.cat([torch.lerp(old, new[..., :shared], weight), new[..., shared:]], dim=-1)
+    return torch.lerp(old, new[..., :shared], weight)
 
 
 def _lay(into: Tensor, piece: Tensor, shared: int, length: int) -> None:
-    """Write a piece into its place; its first ``shared`` rows are cross-faded from what is there."""
-    into.copy_(_fade(into[..., :shared, :].mT, piece.mT, length).mT)
+    """Write a piece into the upper left; its first ``shared`` rows are cross-faded from what is there."""
+    into = into[..., : piece.shape[-1]]
+    into[..., shared:, :] = piece[..., shared:, :]
+    if shared:
+        into[..., :shared, :] = _faded(into[..., :shared, :].mT, piece.mT, length).mT

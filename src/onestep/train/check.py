@@ -110,8 +110,8 @@ class Check:
             self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bfloat16"
         ):
             conditions = [model.condition(x, model.Options(**options)) for options in settings.values()]
-            results = model.sweep(x, noise, conditions).float() / 2 + 0.5
-        size = (results.shape[-2], results.shape[-1])
+            results = [one.float() / 2 + 0.5 for one in model.sweep(x, noise, conditions)]
+        size = (results[0].shape[-2], results[0].shape[-1])
         yield "bicubic", resize(lr, size).clamp(0, 1)
         for label, result in zip(settings, results, strict=True):
             yield label, result.clamp(0, 1)

@@ -14,7 +14,7 @@ Deviations from the paper and the official code: docs/methods/oftsr.md.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -182,14 +182,15 @@ class Student(OneStepModel):
 
     def forward(self, lr: Tensor, noise: Tensor, condition: Condition) -> Tensor:
         """(B, 3, h, w), (B, 3, H, W) -> (B, 3, H, W), all in [-1, 1]; not clipped."""
-        return self.sweep(lr, noise, [condition])[0]
+        return next(self.sweep(lr, noise, [condition]))
 
-    def sweep(self, lr: Tensor, noise: Tensor, conditions: Sequence[Condition]) -> Tensor:
+    def sweep(self, lr: Tensor, noise: Tensor, conditions: Iterable[Condition]) -> Iterator[Tensor]:
         """Several realisms of the same picture and noise; the time-independent part is computed once."""
         lr_up = self.field.lr_up(lr)
         x0 = self.field.start(lr_up, noise)
         prepared = self.field.prepare(x0, lr_up, lr)
-        return torch.stack([x0 + (1 - EPS) * self.field.finish(prepared, c["t"]) for c in conditions])
+        for condition in conditions:
+            yield torch.add(x0, self.field.finish(prepared, condition["t"]), alpha=1 - EPS)
 
 
 class Teacher(OneStepModel):
