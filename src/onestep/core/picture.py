@@ -155,7 +155,7 @@ def read(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises:
         InputError: one line that names the file and the remedy.
     """
-    return _picture(load(Path(path), max_pixels))
+    return from_raster(load(Path(path), max_pixels))
 
 
 def as_picture(image: "str | Path | Image.Image | Array | Tensor | Picture") -> Picture:
@@ -174,11 +174,11 @@ def as_picture(image: "str | Path | Image.Image | Array | Tensor | Picture") -> 
     if isinstance(image, str | Path):
         return read(image)
     if isinstance(image, Image.Image):
-        return _picture(from_pillow(image))
+        return from_raster(from_pillow(image))
     if isinstance(image, Tensor):
         return _from_tensor(image)
     if isinstance(image, np.ndarray):
-        return _picture(Raster(_checked_array(image)))
+        return from_raster(Raster(_checked_array(image)))
     raise InputError(f"{type(image).__name__} is no picture: give a path, Pillow image, array or tensor")
 
 
@@ -187,7 +187,7 @@ def _from_tensor(image: Tensor) -> Picture:
     planes = image.detach().squeeze(0) if image.ndim == 4 and len(image) == 1 else image.detach()
     if planes.ndim != 3 or planes.shape[0] not in (1, 2, 3, 4) or not image.is_floating_point():
         raise InputError(f"tensor {shape} of {image.dtype}: give (3, H, W) or (1, 3, H, W) in 0 ... 1")
-    return _picture(Raster(_checked_array(planes.movedim(0, -1).float().cpu().numpy())))
+    return from_raster(Raster(_checked_array(planes.movedim(0, -1).float().cpu().numpy())))
 
 
 def _checked_array(image: Array) -> Array:
@@ -197,8 +197,8 @@ def _checked_array(image: Array) -> Array:
     return checked(array, f"array {image.shape}")
 
 
-def _picture(raster: Raster) -> Picture:
-    """Pixels to tensors; alpha apart."""
+def from_raster(raster: Raster) -> Picture:
+    """What a file holds as a Picture: pixels to tensors, alpha apart."""
     array = raster.array
     bits = 8 if array.dtype == np.uint8 or (array.dtype.kind == "f" and raster.format is None) else 16
     has_alpha = array.shape[-1] in (2, 4)

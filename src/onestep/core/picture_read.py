@@ -25,7 +25,7 @@ from onestep.core.tiff import decode_tiff, page_size
 _log: Final = logging.getLogger("onestep")
 
 _READABLE: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-_DAMAGE: Final = (
+DAMAGE: Final = (
     OSError,
     EOFError,
     SyntaxError,
@@ -62,12 +62,12 @@ def load(path: Path, max_pixels: int) -> Raster:
         raise InputError(f"{path}: is a folder: name a file in it")
     try:
         with path.open("rb") as file:
-            return _decode(file, path, max_pixels)
+            return decode(file, path, max_pixels)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: check the name") from error
     except PermissionError as error:
         raise InputError(f"{path}: may not be read: check its permissions") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: damaged or cut short ({one_line(error)}): get a new copy") from error
 
 
@@ -83,7 +83,13 @@ def from_pillow(image: Image.Image, name: str = "image") -> Raster:
     return raster if same_colors else replace(raster, icc=None)
 
 
-def _decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
+def decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
+    """Decode what an open file holds, as ``load`` does; ``path`` stands in messages.
+
+    Raises:
+        InputError: not an image, without pixels, or with more pixels than allowed.
+        Exception: whatever a decoder makes of damaged data.
+    """
     name = _format(file, path)
     factory = Image.OPEN[name][0]
     try:
@@ -207,7 +213,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         _log.warning("%s: EXIF data is not readable and is dropped (%s)", name, one_line(error))
         image.info.pop("exif", None)
         return image
@@ -266,7 +272,7 @@ def _exif(image: Image.Image, name: str) -> bytes | None:
         return None
     try:
         kept.load(found.tobytes())
-    except _DAMAGE as error:
+    except DAMAGE as error:
         _log.warning("%s: EXIF data is not readable and is dropped (%s)", name, one_line(error))
         return None
     for tag in list(kept):

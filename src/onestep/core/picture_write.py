@@ -36,7 +36,7 @@ FORMATS: Final = {
 """What can be written, by the extension of the file name."""
 DEEP_FORMATS: Final = ("PNG", "TIFF")
 """Formats that hold 16 bits per sample."""
-_WITHOUT_ALPHA: Final = ("JPEG", "BMP")
+WITHOUT_ALPHA: Final = ("JPEG", "BMP")
 _LONGEST: Final = {"JPEG": 65_500, "WEBP": 16_383}
 """Longest side that a format can hold, in pixels."""
 _SEGMENT: Final = 65_502
@@ -58,7 +58,9 @@ def format_of(path: Path) -> str:
     return name
 
 
-def store(path: Path, raster: Raster, *, quality: int, lossless: bool) -> None:
+def store(
+    path: Path, raster: Raster, *, quality: int, lossless: bool, whole: tuple[int, int] | None = None
+) -> None:
     """Write (H, W, C) of type uint8, or uint16 where the format holds it.
 
     Transparency that the format cannot hold is laid on white; metadata that it cannot hold is dropped; both
@@ -69,6 +71,7 @@ def store(path: Path, raster: Raster, *, quality: int, lossless: bool) -> None:
         raster: pixels and metadata.
         quality: 1 to 100, for JPEG and lossy WebP.
         lossless: for WebP.
+        whole: (height, width) of the picture that the raster is the first rows of; None: its own.
 
     Raises:
         UsageError: an extension that cannot be written, or a quality out of range.
@@ -78,12 +81,13 @@ def store(path: Path, raster: Raster, *, quality: int, lossless: bool) -> None:
     name = format_of(path)
     if not 1 <= quality <= 100:
         raise UsageError(f"quality {quality} is out of range: use 1 to 100")
-    _check_side(path, name, raster.array)
-    raster = _for_format(path, name, raster)
+    size = whole or raster.array.shape[:2]
+    _check_side(path, name, size)
+    raster = _for_format(path, name, raster, size)
     try:
         with _replacing(path) as part:
             if name == "TIFF":
-                encode_tiff(part, raster)
+                encode_tiff(part, raster, size[0])
             elif raster.array.dtype == np.uint16 and raster.array.shape[-1] > 1:
                 _write_deep_png(part, raster)
             else:
@@ -117,21 +121,21 @@ def _replacing(path: Path) -> Generator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _check_side(path: Path, name: str, array: Array) -> None:
-    longest, limit = max(array.shape[:2]), _LONGEST.get(name)
+def _check_side(path: Path, name: str, size: tuple[int, int]) -> None:
+    longest, limit = max(size), _LONGEST.get(name)
     if limit is not None and longest > limit:
         raise InputError(
             f"{path}: {name} holds at most {limit} pixels a side, not {longest}: use .png or .tif"
         )
 
 
-def _for_format(path: Path, name: str, raster: Raster) -> Raster:
+def _for_format(path: Path, name: str, raster: Raster, size: tuple[int, int]) -> Raster:
     """The raster without what the format cannot hold."""
     array, icc, xmp = raster.array, raster.icc, raster.xmp
-    exif = None if raster.exif is None else _resized(path, raster.exif, array)
-    if array.shape[-1] in (2, 4) and name in _WITHOUT_ALPHA:
+    exif = None if raster.exif is None else _resized(path, raster.exif, size)
+    if array.shape[-1] in (2, 4) and name in WITHOUT_ALPHA:
         _log.warning("%s: %s holds no transparency: laid on white", path, name)
-        array = _on_white(array)
+        array = on_white(array)
     if icc is not None and icc[16:20] == b"GRAY" and (array.shape[-1] > 2 or name == "WEBP"):
         _log.warning("%s: the colour profile is for grey pictures and is dropped", path)
         icc = None
@@ -144,20 +148,21 @@ def _for_format(path: Path, name: str, raster: Raster) -> Raster:
     return Raster(array, icc, exif, xmp)
 
 
-def _on_white(array: Array) -> Array:
+def on_white(array: Array) -> Array:
+    """(H, W, 2 or 4) without its alpha, laid on white."""
     color, alpha = array[..., :-1].astype(np.float32), array[..., -1:].astype(np.float32)
     full = float(np.iinfo(array.dtype).max)
     return np.rint(full + (color - full) * (alpha / full)).astype(array.dtype)
 
 
-def _resized(path: Path, exif: bytes, array: Array) -> bytes | None:
+def _resized(path: Path, exif: bytes, size: tuple[int, int]) -> bytes | None:
     """EXIF data whose entries on the size of the picture, if any, are those of this picture."""
     tags = Image.Exif()
     try:
         tags.load(exif)
         # Asking for a directory that is not there would make one.
         inner = tags.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in tags else {}
-        height, width = array.shape[:2]
+        height, width = size
         sizes = {ExifTags.Base.ExifImageWidth: width, ExifTags.Base.ExifImageHeight: height}
         inner.update({tag: side for tag, side in sizes.items() if tag in inner})
         return tags.tobytes()

@@ -73,8 +73,11 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
         return Raster(array, icc=page.iccprofile, xmp=xmp if turn == 1 and isinstance(xmp, bytes) else None)
 
 
-def encode_tiff(path: Path, raster: Raster) -> None:
-    """Write (H, W, C) of uint8 or uint16, deflated, with its metadata (over 4 GB: without EXIF, GPS)."""
+def encode_tiff(path: Path, raster: Raster, height: int) -> None:
+    """Write (H, W, C) of uint8 or uint16, deflated, with its metadata (over 4 GB: without EXIF, GPS).
+
+    ``height`` is that of the whole picture, which decides how large the file may become.
+    """
     channels = raster.array.shape[-1]
     tags = Image.Exif()
     if raster.exif is not None:
@@ -84,7 +87,7 @@ def encode_tiff(path: Path, raster: Raster) -> None:
     ]
     if raster.xmp is not None:
         extra.append((_XMP, _BYTE, len(raster.xmp), raster.xmp, True))
-    big = raster.array.nbytes > _CLASSIC_LIMIT
+    big = raster.array[0].nbytes * height > _CLASSIC_LIMIT
     inner = {code: tags.get_ifd(code) for code in _POINTERS if tags.get_ifd(code) and not big}
     extra += [(_POINTERS[code], _LONG, 1, 0, True) for code in inner]
     tifffile.imwrite(
