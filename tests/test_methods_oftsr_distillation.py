@@ -179,14 +179,6 @@ def test_what_the_gradient_of_distillation_reaches(variant):
     assert (v_t.grad is not None) == (variant == "pinn")
 
 
-def test_slopes_carry_no_graph():
-    objective, batch = distillation(), pair()
-    x = torch.randn(3, 3, 8, 10, requires_grad=True)
-    t = torch.full((3,), 0.5)
-    slopes = objective.slopes(x, objective.model.field.lr_up(batch.lr), batch.lr, t, 0.05 * t)
-    assert not any(slope.requires_grad for slope in slopes)
-
-
 def test_the_teacher_is_frozen_and_the_student_moves():
     objective = distillation(DROPPING)
     assert not any(p.requires_grad for p in objective.teacher.parameters())

@@ -41,6 +41,8 @@ class OptimizerConfig:
     """Steps of linear warm-up: the learning rate of step n (from 0) is ``lr * (n + 1) / warmup``."""
     decay_to: float = 1.0
     """Fraction of ``lr`` left at the last step, reached by half a cosine after the warm-up; 1 = constant."""
+    halve_at: tuple[int, ...] = ()
+    """Steps, counted from 0, from which on the learning rate is halved."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ Noise is always an argument.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -112,6 +113,16 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """Parameters by group, one optimizer each; "model" is the group that ships."""
+
+    def moving(self) -> Sequence[nn.Module]:
+        """Frozen helpers that training changes (averages, snapshots): saved with the state of a run."""
+        return ()
+
+    def begin(self, step: int, shipped: Callable[[], AbstractContextManager[OneStepModel]]) -> None:
+        """Called once before every step, however many micro-batches it has; for what changes with the step.
+
+        ``with shipped() as model`` gives the model as it would ship, averaged.
+        """
 
     @abstractmethod
     def losses(self, pair: Pair, step: int) -> Iterator[Loss]:

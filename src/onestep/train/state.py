@@ -17,11 +17,12 @@ from onestep.train.step import ALONE, Ranks, train_step
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Learning rate of a step, counted from 0: linear warm-up, then constant or half a cosine."""
+    """Learning rate of a step, counted from 0: linear warm-up, then constant, halved or half a cosine."""
+    lr = config.lr * 0.5 ** sum(step >= halved for halved in config.halve_at)
     if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
+        return lr * (step + 1) / config.warmup
     done = min(1.0, (step - config.warmup) / max(1, steps - 1 - config.warmup))
-    return config.lr * (config.decay_to + (1 - config.decay_to) * 0.5 * (1 + math.cos(math.pi * done)))
+    return lr * (config.decay_to + (1 - config.decay_to) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def make_optimizers(objective: Objective, config: TrainConfig) -> dict[str, Optimizer]:
@@ -84,6 +85,7 @@ class Training:
             rates[f"lr/{name}"] = learning_rate(self.config.optimizers[name], self.step, self.config.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rates[f"lr/{name}"]
+        self.objective.begin(self.step, self.shipped)
         losses = train_step(
             self.objective, self.optimizers, micro, self.step, config=self.config, ranks=self.ranks
         )
@@ -135,7 +137,8 @@ class Training:
                 module.training = True
 
     def _kept(self) -> dict[str, Tensor]:
-        """Trained parameters and buffers; frozen helpers are built again from the recipe."""
+        """Trained parameters, buffers, moving helpers; other frozen ones are built again from the recipe."""
+        moving = {id(parameter) for helper in self.objective.moving() for parameter in helper.parameters()}
         named = self.objective.named_parameters(remove_duplicate=False)
-        frozen = {name for name, parameter in named if not parameter.requires_grad}
+        frozen = {name for name, one in named if not one.requires_grad and id(one) not in moving}
         return {name: tensor for name, tensor in self.objective.state_dict().items() if name not in frozen}

@@ -4,7 +4,9 @@ Time is the paper's (0 = LR end, 1 = HR end); sections are those of the paper's 
 docs/methods/oftsr.md.
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from onestep import checkpoint
 from onestep.core.config import from_dict
-from onestep.core.contract import Loss, Objective, Pair
+from onestep.core.contract import Loss, Objective, OneStepModel, Pair
 from onestep.core.errors import UsageError
 from onestep.core.interpolant import like
 from onestep.core.solver import RATIOS
@@ -109,6 +111,12 @@ class DistilConfig:
     """Whether s = t + dt stops at 1, where the teacher's time ends (section 3.3)."""
     align_slope: Literal["first", "mean"] = "first"
     """Which slope of the teacher the align term uses: the first stage, or the solver's mean."""
+    align_gradient: bool = False
+    """Whether the align term's gradient also goes through X(t) and the teacher's answer to it."""
+    target: Literal["online", "average"] = "online"
+    """Whose v(t) stands behind SG in the distillation term: the student as it is, or its moving average."""
+    target_decay: float = 0.999
+    """Decay of that average per step."""
     boundary_time: float = 0.0
     """The time of the boundary term: 0 as written, or eps, the earliest that the teacher was trained on."""
     dropout: float | None = None
@@ -128,6 +136,10 @@ class DistilConfig:
             raise UsageError(f"objective.dt={self.dt:g}: must be above 0 and at most 1")
         if not 0 < low < high < 1:
             raise UsageError(f"objective.t_range={low:g},{high:g}: must rise strictly inside 0 to 1")
+        if self.target == "average" and self.variant == "pinn":
+            raise UsageError("objective.target=average: the variant pinn stops no gradient; leave it online")
+        if not 0 <= self.target_decay < 1:
+            raise UsageError(f"objective.target_decay={self.target_decay:g}: must be from 0 to below 1")
 
     def build(self) -> "Distillation":
         """The objective; its student starts from the teacher's weights.
@@ -157,18 +169,32 @@ class Distillation(Objective):
         self.model: Student = student  # pyright: ignore[reportIncompatibleVariableOverride]
         self.teacher: Teacher = teacher.eval().requires_grad_(False)
         self.perceptual = Lpips.load(config.perceptual_net) if config.perceptual > 0 else None
+        averaged = config.target == "average"
+        self.average = copy.deepcopy(student).requires_grad_(False) if averaged else None
 
     def train(self, mode: bool = True) -> Self:
-        """The teacher stays in evaluation mode (section 3.3)."""
+        """The teacher stays in evaluation mode (section 3.3), and so does an average."""
         super().train(mode)
         self.teacher.eval()
+        if self.average is not None:
+            self.average.eval()
         return self
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """The student; the teacher is frozen."""
         return {"model": list(self.model.parameters())}
 
+    def moving(self) -> Sequence[nn.Module]:
+        """The average behind SG, where there is one."""
+        return () if self.average is None else (self.average,)
+
     @torch.no_grad()
+    def begin(self, step: int, shipped: Callable[[], AbstractContextManager[OneStepModel]]) -> None:
+        """Move the average behind SG towards the student."""
+        if self.average is not None:
+            for slow, live in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                slow.lerp_(live, 1 - self.config.target_decay)
+
     def slopes(self, x: Tensor, lr_up: Tensor, lr: Tensor, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's first-stage slope at (x, t) and its mean slope over [t, t + dt] (section 3.2)."""
         first = self.teacher.field.velocity(x, lr_up, lr, t)
@@ -189,14 +215,19 @@ class Distillation(Objective):
         earliest = torch.full_like(t, config.boundary_time)
         prepared = flow.prepare(x0, lr_up, pair.lr)
         v_t, v_s, v_0 = (flow.finish(prepared, time) for time in (t, s, earliest))
-        x_t = (x0 + like(t, x0) * v_t).detach()
-        first, mean = self.slopes(x_t, lr_up, pair.lr, t, s - t)
-        with torch.no_grad():
-            start = self.teacher.field.velocity(x0, lr_up, pair.lr, earliest)
-        slope = first if config.align_slope == "first" else mean
         t_, s_ = like(t, x0), like(s, x0)
+        with torch.no_grad():
+            held = v_t if self.average is None else self.average.field.velocity(x0, lr_up, pair.lr, t)
+            first, mean = self.slopes(x0 + t_ * held, lr_up, pair.lr, t, s - t)
+            start = self.teacher.field.velocity(x0, lr_up, pair.lr, earliest)
+        along = first, mean
+        if config.align_gradient or self.average is not None:
+            with torch.set_grad_enabled(config.align_gradient):
+                along = self.slopes(x0 + t_ * v_t, lr_up, pair.lr, t, s - t)
+        slope = along[0] if config.align_slope == "first" else along[1]
+        held = v_t if config.variant == "pinn" else held
         terms = {
-            "distil": distil_term(config, x0, v_t, v_s, first, mean, t_, s_),
+            "distil": distil_term(config, x0, held, v_s, first, mean, t_, s_),
             "align": config.align * distance(config.distance, (1 - t_) * v_t, (1 - t_) * slope),
             "boundary": config.boundary * distance(config.distance, v_0, start),
         }
