@@ -4,6 +4,7 @@ Mechanism only: the size of a tile and what happens when memory runs out are the
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -15,6 +16,17 @@ from onestep.core.noise import NoiseCanvas
 
 Run = Callable[..., Iterable[Tensor]]
 """(lr (B, c, h, w), noise (B, C, h * ratio, w * ratio), *maps) -> K results (B, C, h * scale, w * scale)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the tiles of an image lie, in LR pixels."""
+
+    rows: list[tuple[int, int]]
+    """(start, end) along the vertical axis."""
+    columns: list[tuple[int, int]]
+    fade: int
+    """Over how many pixels neighbours are cross-faded, in the middle of what they share."""
 
 
 @torch.inference_mode()
@@ -70,13 +82,16 @@ def tiled(
     _check(lr, tile, overlap, Fraction(ratio), multiple_of, maps)
     height, width = lr.shape[-2:]
     lr, *maps = (fit(image, multiple_of, minimum) for image in (lr, *maps))
-    side = max(_floor(tile, multiple_of), _ceil(minimum, multiple_of))
-    overlap = overlap if overlap < side else side // 2
-    step = multiple_of if side - overlap >= multiple_of else Fraction(ratio).denominator
-    stride = max(_floor(side - overlap, step), step)
-    rows = _spans(lr.shape[-2], side, stride)
-    columns = _spans(lr.shape[-1], side, stride)
-    fade = (overlap - 2 * (overlap // 4)) * scale
+    cells = grid(
+        lr.shape[-2],
+        lr.shape[-1],
+        tile=tile,
+        overlap=overlap,
+        ratio=ratio,
+        multiple_of=multiple_of,
+        minimum=minimum,
+    )
+    rows, columns, fade = cells.rows, cells.columns, cells.fade * scale
     canvases: list[Tensor] = []
     for i, row in enumerate(rows):
         carries: list[Tensor] = []
@@ -88,14 +103,32 @@ def tiled(
                 piece = piece.to(lr.device, torch.float32)
                 if k == len(canvases):
                     canvases.append(_canvas(piece, lr.shape[-2] * scale, lr.shape[-1] * scale))
-                faded = _faded(carries[k], piece, fade) if j else piece[..., :0]
-                shared = faded.shape[-1]
-                _lay(canvases[k][place], faded[..., :done], above, fade)
+                mixed = faded(carries[k], piece, fade) if j else piece[..., :0]
+                shared = mixed.shape[-1]
+                _lay(canvases[k][place], mixed[..., :done], above, fade)
                 _lay(canvases[k][place][..., shared:], piece[..., shared:done], above, fade)
-                carries[k : k + 1] = [torch.cat([faded[..., done:], piece[..., max(done, shared) :]], -1)]
+                carries[k : k + 1] = [torch.cat([mixed[..., done:], piece[..., max(done, shared) :]], -1)]
             if progress is not None:
                 progress((i * len(columns) + j + 1) / (len(rows) * len(columns)))
     return [canvas[..., : height * scale, : width * scale] for canvas in canvases]
+
+
+def grid(
+    height: int,
+    width: int,
+    *,
+    tile: int,
+    overlap: int,
+    ratio: Fraction | int,
+    multiple_of: int = 1,
+    minimum: int = 1,
+) -> Grid:
+    """The tiles that ``tiled`` cuts an image of this (padded) size into; arguments as there."""
+    side = max(_floor(tile, multiple_of), _ceil(minimum, multiple_of))
+    overlap = overlap if overlap < side else side // 2
+    step = multiple_of if side - overlap >= multiple_of else Fraction(ratio).denominator
+    stride = max(_floor(side - overlap, step), step)
+    return Grid(_spans(height, side, stride), _spans(width, side, stride), overlap - 2 * (overlap // 4))
 
 
 def fit(image: Tensor, multiple_of: int, minimum: int = 1) -> Tensor:
@@ -160,7 +193,7 @@ def _canvas(piece: Tensor, height: int, width: int) -> Tensor:
         return torch.empty(*piece.shape[:-2], height, width, dtype=piece.dtype, device=piece.device)
 
 
-def _faded(old: Tensor, new: Tensor, length: int) -> Tensor:
+def faded(old: Tensor, new: Tensor, length: int) -> Tensor:
     """The first columns of ``new``, cross-faded from ``old`` over ``length`` columns in their middle."""
     shared = old.shape[-1]
     length = min(length, shared)
@@ -175,4 +208,4 @@ def _lay(into: Tensor, piece: Tensor, shared: int, length: int) -> None:
     into = into[..., : piece.shape[-1]]
     into[..., shared:, :] = piece[..., shared:, :]
     if shared:
-        into[..., :shared, :] = _faded(into[..., :shared, :].mT, piece.mT, length).mT
+        into[..., :shared, :] = faded(into[..., :shared, :].mT, piece.mT, length).mT
