@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep.core.contract import Condition, OneStepModel
+from onestep.core.errors import UsageError
 from onestep.core.noise import NoiseCanvas
 from onestep.core.resize import resize
 from onestep.core.tiling import fit, tiled
@@ -19,6 +20,16 @@ from onestep.runtime import out_of_memory
 _LIVE_LAYERS = 12
 """Outputs of the largest layer that are alive at once in a forward pass: a rule of thumb (12 fits the
 compact network; in the guided U-Net it is 9)."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A full-width part of a picture that is restored on its own."""
+
+    top: int
+    """The row of the picture that it begins at, in LR pixels; a multiple of the model's."""
+    seen: Tensor | None
+    """(1, 3, h, w) in [0, 1]: what decides the condition instead of the part itself."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Engine:
         tile: int,
         overlap: int | None,
         progress: Callable[[float], None] | None = None,
+        band: Band | None = None,
     ) -> tuple[list[Tensor], int]:
         """Restore an image once per set of options; where memory runs out, with half the tile, and again.
 
@@ -48,17 +60,21 @@ class Engine:
             tile: Longest side the model sees at once, in LR pixels.
             overlap: LR pixels that tiles share; None: as the model wants it.
             progress: Called with the finished share.
+            band: What the image is a part of; None: of nothing. A part is not clipped to [0, 1].
 
         Returns:
             K images (1, 3, h * scale, w * scale) in [0, 1], float32, on the CPU; and the tile that was used.
 
         Raises:
             MemoryError, RuntimeError: Memory does not suffice for the smallest tile either.
+            UsageError: The model decides something for every pixel of ``seen``.
         """
         traits = self.model.traits
         lr = fit(rgb, traits.multiple_of, traits.minimum)
-        conditions = [self._condition(lr, one, rgb) for one in options]
+        conditions = [self._decided(lr, one, rgb, band) for one in options]
         shape = self.model.noise_shape(lr.shape)
+        ratio = Fraction(shape[-1], lr.shape[-1])
+        top = int(band.top * ratio) if band else 0
         names = [(k, name) for k, c in enumerate(conditions) for name in c if _is_map(c[name], lr)]
 
         def run(piece: Tensor, noise: Tensor, *maps: Tensor) -> Iterator[Tensor]:
@@ -72,18 +88,19 @@ class Engine:
                 out = tiled(
                     run,
                     lr,
-                    NoiseCanvas(seed, shape[1]),
+                    NoiseCanvas(seed, shape[1], top),
                     scale=traits.scale,
                     tile=tile,
                     overlap=shared(overlap, tile, traits),
-                    ratio=Fraction(shape[-1], lr.shape[-1]),
+                    ratio=ratio,
                     multiple_of=traits.multiple_of,
                     minimum=traits.minimum,
                     progress=progress,
                     maps=[conditions[k][name] for k, name in names],
                 )
                 height, width = (side * traits.scale for side in rgb.shape[-2:])
-                return [one[..., :height, :width].clamp_(0, 1) for one in out], tile
+                out = [one[..., :height, :width] for one in out]
+                return out if band else [one.clamp_(0, 1) for one in out], tile
             except (MemoryError, RuntimeError) as error:
                 smaller = halved(min(tile, max(lr.shape[-2:])), traits)
                 if not out_of_memory(error) or smaller >= min(tile, max(lr.shape[-2:])):
@@ -110,6 +127,16 @@ class Engine:
             for hook in hooks:
                 hook.remove()
         return _LIVE_LAYERS * max(largest, out.numel() * out.element_size()) / side**2
+
+    def _decided(self, lr: Tensor, options: Any, rgb: Tensor, band: Band | None) -> Condition:
+        """The condition of an image, or of what stands for the picture that it is a band of."""
+        if band is None or band.seen is None:
+            return self._condition(lr, options, rgb)
+        seen = fit(band.seen, self.model.traits.multiple_of, self.model.traits.minimum)
+        condition = self._condition(seen, options, band.seen)
+        if any(_is_map(value, seen) for value in condition.values()):
+            raise UsageError("this model decides something for every pixel: it needs the whole picture")
+        return condition
 
     def _condition(self, lr: Tensor, options: Any, rgb: Tensor) -> Condition:
         """What the whole image, (1, 3, h, w) in [0, 1] and padded, decides once."""

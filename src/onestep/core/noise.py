@@ -28,12 +28,13 @@ class NoiseCanvas:
     that values do not depend on the device.
     """
 
-    def __init__(self, seed: int, channels: int) -> None:
+    def __init__(self, seed: int, channels: int, origin: int = 0) -> None:
         """A canvas of ``channels`` channels.
 
         Args:
             seed: any integer from 0 up.
             channels: channels of the noise; 0 for models that take none.
+            origin: the row that windows count from, for an image that is a part of another.
 
         Raises:
             UsageError: the seed is negative.
@@ -45,6 +46,7 @@ class NoiseCanvas:
             raise ValueError(f"channels must not be negative, got {channels}")
         self.seed: Final = seed
         self.channels: Final = channels
+        self._origin: Final = origin
         self._pool: Tensor | None = None
         self._slots: dict[tuple[int, int], int] = {}
         """Block to its place in the pool, the least recently used first."""
@@ -60,6 +62,7 @@ class NoiseCanvas:
         out = torch.empty(1, self.channels, height, width)
         if self.channels == 0:
             return out
+        top += self._origin
         for row in range(top // BLOCK, (top + height - 1) // BLOCK + 1):
             rows_out, rows_in = _cut(row, top, height)
             for column in range(left // BLOCK, (left + width - 1) // BLOCK + 1):
