@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from onestep.core.contract import ColorFix
 
 _DILATIONS: Final = (1, 2, 4, 8, 16)
-_REACH: Final = sum(_DILATIONS)
+REACH: Final = sum(_DILATIONS)
 """How far the low pass looks, in pixels."""
 _STRIP_PIXELS: Final = 2**20
 """Pixels corrected at a time, which bounds memory."""
@@ -69,10 +69,10 @@ def wavelet(image: Tensor, reference: Tensor) -> Tensor:
         raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} differ in shape")
     out = torch.empty_like(image)
     height, width = image.shape[-2:]
-    rows = max(2 * _REACH, _STRIP_PIXELS // width)
+    rows = max(2 * REACH, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        first, last = max(0, top - _REACH), min(height, bottom + _REACH)
+        first, last = max(0, top - REACH), min(height, bottom + REACH)
         low = low_pass(reference[..., first:last, :] - image[..., first:last, :])
         strip = image[..., top:bottom, :] + low[..., top - first : bottom - first, :]
         out[..., top:bottom, :] = strip.clamp_(0, 1)

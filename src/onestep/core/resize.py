@@ -74,6 +74,33 @@ def resize(
     return out.to(image.dtype)
 
 
+def taps(top: int, bottom: int, length: int, target: int, kernel: Kernel = "bicubic") -> tuple[int, Tensor]:
+    """How some outputs of an antialiased resize of one axis are made, as torch and Pillow define it.
+
+    Args:
+        top: the first of the outputs.
+        bottom: behind the last.
+        length: inputs of the whole axis.
+        target: outputs of the whole axis.
+        kernel: as for ``resize``.
+
+    Returns:
+        the first input i that is needed, and weights (bottom - top, n), float64, of the inputs i to i + n.
+    """
+    shape, width = _KERNELS[kernel]
+    step = length / target
+    stretch = max(step, 1.0)
+    reach = width / 2 * stretch
+    centres = (torch.arange(top, bottom, dtype=torch.float64) + 0.5) * step
+    firsts = (centres - reach + 0.5).floor().clamp_min(0)
+    ends = (centres + reach + 0.5).floor().clamp_max(length)
+    first, end = int(firsts.min()), int(ends.max())
+    inputs = torch.arange(first, end, dtype=torch.float64)
+    weights = shape((inputs + 0.5 - centres[:, None]) / stretch)
+    weights *= (inputs >= firsts[:, None]) & (inputs < ends[:, None])
+    return first, weights / weights.sum(1, keepdim=True)
+
+
 def _torch(image: Tensor, size: tuple[int, int], kernel: Kernel, antialias: bool) -> Tensor:
     """``interpolate``; its antialiased kernels are Pillow's, too."""
     if kernel == "area":
