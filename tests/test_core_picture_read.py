@@ -134,7 +134,7 @@ def test_orientation_is_applied_once(tmp_path, name, orientation):
     assert np.allclose(corners[:, : 1 if out.grey else 3], expected[:, : 1 if out.grey else 3], atol=0.1)
     tags = Image.Exif()
     tags.load(out.exif)
-    assert dict(tags) == {271: "Maker"}
+    assert dict(tags) == {271: "Maker"} | ({} if name == "a.tif" else {274: 1})
     out.save(tmp_path / "again.png")
     again = read(tmp_path / "again.png")
     assert (again.height, again.width) == (16, 24)
@@ -196,7 +196,7 @@ def test_unreadable_exif_is_dropped(tmp_path, caplog, name, exif):
     picture = read(tmp_path / name)
     assert picture.exif is None
     assert (picture.width, picture.height) == COLOR.size
-    assert ("EXIF data is not readable" in caplog.text) == (name == "a.png" and exif == b"no tags at all")
+    assert "EXIF data is not readable" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])

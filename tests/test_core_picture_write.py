@@ -119,11 +119,11 @@ def test_a_grey_profile_stays_with_grey_pictures(tmp_path, caplog):
     for name, channels in (("a.webp", 1), ("b.png", 3)):
         caplog.clear()
         _store(tmp_path / name, _array(channels), icc=bytes(icc))
-        assert "for grey pictures" in caplog.text
+        assert "for another kind of picture" in caplog.text
         assert read(tmp_path / name).icc is None
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.bmp"])
+@pytest.mark.parametrize("name", ["a.jpg"])
 @pytest.mark.parametrize("channels", [2, 4])
 def test_transparency_is_laid_on_white_where_it_must(tmp_path, caplog, name, channels):
     array = np.zeros((16, 24, channels), np.uint8)

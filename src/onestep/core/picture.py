@@ -14,6 +14,7 @@ from torch import Tensor
 from onestep.core import picture_write
 from onestep.core.errors import InputError
 from onestep.core.picture_read import from_pillow, load
+from onestep.core.profile import computable, profile_of
 from onestep.core.raster import Array, Raster, checked
 
 _log: Final = logging.getLogger("onestep")
@@ -42,8 +43,10 @@ class Picture:
     icc: bytes | None = None
     """The colour profile that ``rgb`` is meant in; None is sRGB."""
     exif: bytes | None = None
-    """Without orientation: pixels stand upright."""
+    """With orientation 1, if any: pixels stand upright."""
     xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    """Pixels per inch, across and down."""
     bits: int = 8
     """8 or 16: depth of the source, and of a file saved from it where the format holds it. Tensors and
     floating-point arrays count as 8, files of floating point as 16."""
@@ -84,7 +87,8 @@ class Picture:
     def to_pil(self) -> Image.Image:
         """As a Pillow image of 8 bits: mode L, LA, RGB or RGBA."""
         image = picture_write.to_pillow(self.to_uint8())
-        for key, value in (("icc_profile", self.icc), ("exif", self.exif), ("xmp", self.xmp)):
+        kept = {"icc_profile": self.icc, "exif": self.exif, "xmp": self.xmp, "dpi": self.dpi}
+        for key, value in kept.items():
             if value is not None:
                 image.info[key] = value
         return image
@@ -103,7 +107,7 @@ class Picture:
         Args:
             path: an existing file is replaced.
             quality: 1 to 100, for JPEG and lossy WebP.
-            keep_metadata: False drops ICC, EXIF and XMP.
+            keep_metadata: False drops ICC (colours become sRGB), EXIF, XMP and resolution.
             lossless: for WebP; None keeps a lossless WebP source lossless and others lossy.
             bits: 8 or 16; None is the picture's own. Formats without 16 bits take 8.
 
@@ -112,17 +116,28 @@ class Picture:
             InputError: the place cannot be written, or the format cannot hold a picture so large.
         """
         path = Path(path)
-        holds_16 = picture_write.format_of(path) in picture_write.DEEP_FORMATS
-        deep = holds_16 and (bits or self.bits) == 16
-        raster = Raster(self.to_uint16() if deep else self.to_uint8())
+        name = picture_write.format_of(path)
+        deep = name in picture_write.DEEP_FORMATS and (bits or self.bits) == 16
+        channels = (1 if self.grey else 3) + (self.alpha is not None)
+        icc = self.icc if keep_metadata else None
+        icc = icc if icc and picture_write.holds_profile(name, icc, channels) else None
+        picture = self if icc else self.in_srgb()
+        raster = Raster(picture.to_uint16() if deep else picture.to_uint8(), icc=icc)
         if keep_metadata:
-            raster = replace(raster, icc=self.icc, exif=self.exif, xmp=self.xmp)
+            raster = replace(raster, exif=self.exif, xmp=self.xmp, dpi=self.dpi)
         if lossless is None:
             lossless = self.format == "WEBP" and self.lossless
         picture_write.store(path, raster, quality=quality, lossless=lossless)
 
+    def in_srgb(self) -> "Picture":
+        """The same picture without a profile: colours outside of sRGB become the nearest inside."""
+        profile = profile_of(self.icc)
+        if self.icc is not None and profile is None and not computable(self.icc):
+            _log.warning("a colour profile made of tables is dropped: colours may shift")
+        return replace(self, icc=None, rgb=self.rgb if profile is None else profile.to_srgb(self.rgb))
+
     def _repr_png_(self) -> bytes:
-        return picture_write.encode_png(self.to_uint8())
+        return picture_write.encode_png(self.in_srgb().to_uint8())
 
     def _rows(self, top: int, bottom: int) -> npt.NDArray[np.float32]:
         """Some rows of ``array``."""
@@ -210,6 +225,7 @@ def from_raster(raster: Raster) -> Picture:
         icc=raster.icc,
         exif=raster.exif,
         xmp=raster.xmp,
+        dpi=raster.dpi,
         bits=bits,
         grey=array.shape[-1] <= 2,
         format=raster.format,

@@ -6,6 +6,7 @@ high and once for the low bytes of the samples.
 """
 
 import logging
+import math
 import re
 import struct
 import sys
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import IO, Any, Final, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile
 
+from onestep.core import exif, xmp
 from onestep.core.errors import InputError
-from onestep.core.raster import Array, Raster, checked, one_line
+from onestep.core.raster import Array, Raster, checked, one_line, upright
 from onestep.core.tiff import decode_tiff, page_size
 
 _log: Final = logging.getLogger("onestep")
@@ -47,8 +49,6 @@ _KEYED: Final = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
 """Modes that become another when the file names a transparent colour."""
 _BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284
 """TIFF tags."""
-_KEPT_TIFF_TAGS: Final = (270, 271, 272, 305, 306, 315, 33432, 34665, 34853)
-"""Descriptive TIFF tags: most others say how this very file stores its pixels."""
 
 
 def load(path: Path, max_pixels: int) -> Raster:
@@ -77,9 +77,9 @@ def from_pillow(image: Image.Image, name: str = "image") -> Raster:
     Raises:
         InputError: values that have no meaning in [0, 1].
     """
-    upright = _upright(image, name)
-    array, same_colors = _array(upright, name)
-    raster = _raster(array, upright, _exif(image, name), image.format)
+    image.load()
+    array, same_colors = _array(image, name)
+    raster = _described(array, image, name)
     return raster if same_colors else replace(raster, icc=None)
 
 
@@ -100,7 +100,7 @@ def decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
                 f"{path}: damaged or without pixels ({one_line(error)}): get a new copy"
             ) from error
         _check_size(path, page_size(file), max_pixels)
-        return replace(decode_tiff(file, str(path)), format=name)
+        return replace(_with_tags(decode_tiff(file, str(path)), file, str(path)), format=name)
     _check_size(path, image.size, max_pixels)
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         _log.warning("%s: has several frames or pages, only the first is used", path)
@@ -112,7 +112,9 @@ def decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
         again = factory(BytesIO(file.read()), str(path))
         raster = _decode_deep(image, again, layout, str(path))
     else:
-        raster = replace(decode_tiff(file, str(path)), exif=_exif(image, str(path)))
+        raster = decode_tiff(file, str(path))
+    if name == "TIFF":
+        raster = _with_tags(raster, file, str(path))
     lossless = name != "JPEG" and (name != "WEBP" or _is_lossless_webp(file))
     return replace(raster, format=name, lossless=lossless)
 
@@ -173,18 +175,17 @@ def _decode_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile, layout:
     if layout == "LA;16B":
         _relayout(image, layout, "RGBA")
         cast("Any", image)._mode = "RGBA"
-        upright = _upright(image, name)
-        octets = np.asarray(upright)
-        array = octets[..., 0::2].astype(np.uint16) << 8 | octets[..., 1::2]
-        return _raster(array, upright, _exif(image, name), image.format)
+        image.load()
+        octets = np.asarray(image)
+        return _described(octets[..., 0::2].astype(np.uint16) << 8 | octets[..., 1::2], image, name)
     mode, order = layout.split(";16")
     order = {"N": "L" if sys.byteorder == "little" else "B"}.get(order, order)
     _relayout(again, layout, f"{mode};16{'B' if order == 'L' else 'L'}")
-    upright = _upright(image, name)
-    array = np.asarray(upright).astype(np.uint16) << 8
-    array |= np.asarray(_upright(again, name))
-    array = _keyed(array[..., : 4 if mode == "RGBA" else 3], upright)
-    return _raster(array, upright, _exif(image, name), image.format)
+    image.load()
+    again.load()
+    array = np.asarray(image).astype(np.uint16) << 8
+    array |= np.asarray(again)
+    return _described(_keyed(array[..., : 4 if mode == "RGBA" else 3], image), image, name)
 
 
 def _relayout(image: ImageFile.ImageFile, old: str, new: str) -> None:
@@ -206,17 +207,6 @@ def _keyed(array: Array, image: Image.Image) -> Array:
         return array
     visible = (array != np.asarray(key, dtype=np.uint16)).any(-1, keepdims=True)
     return np.concatenate([array, visible * np.uint16(65535)], axis=-1)
-
-
-def _upright(image: Image.Image, name: str) -> Image.Image:
-    """The image, decoded, with its EXIF orientation undone."""
-    image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except DAMAGE as error:
-        _log.warning("%s: EXIF data is not readable and is dropped (%s)", name, one_line(error))
-        image.info.pop("exif", None)
-        return image
 
 
 def _array(image: Image.Image, name: str) -> tuple[Array, bool]:
@@ -252,30 +242,65 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     return cast("Image.Image", result)
 
 
-def _raster(array: Array, upright: Image.Image, exif: bytes | None, kind: str | None) -> Raster:
-    """The array with what an image that stands upright says about itself."""
-    icc = upright.info.get("icc_profile")
-    xmp = upright.info.get("xmp") or upright.info.get("XML:com.adobe.xmp")
+def _described(array: Array, image: Image.Image, name: str) -> Raster:
+    """The array of a decoded image, turned upright, with what the image says beside it."""
+    info = image.info
+    packet: str | bytes | None = info.get("xmp") or info.get("XML:com.adobe.xmp")
+    packet = packet.encode() if isinstance(packet, str) else packet or None
+    block, turn = _exif(image), None
+    try:
+        turn = None if block is None else exif.orientation(block)
+        block = None if block is None else exif.reset(block)
+    except ValueError as error:
+        _log.warning("%s: EXIF data is not readable and is dropped (%s)", name, one_line(error))
+        block = None
+    if image.format == "TIFF":  # Pillow turns these itself
+        turn = cast("int", image.getexif().get(exif.ORIENTATION, 1))
+    turn = turn or xmp.orientation(packet)
+    dpi = _dpi(image, block)
     return Raster(
-        array,
-        icc=icc or None,
-        exif=exif,
-        xmp=xmp.encode() if isinstance(xmp, str) else xmp or None,
-        format=kind,
+        upright(array, turn),
+        icc=info.get("icc_profile") or None,
+        exif=block,
+        xmp=None if packet is None else xmp.reset(packet),
+        dpi=dpi if dpi is None or turn < 5 else (dpi[1], dpi[0]),
+        format=image.format,
     )
 
 
-def _exif(image: Image.Image, name: str) -> bytes | None:
-    """The EXIF data without what is about the pixels of this very file."""
-    found, kept = image.getexif(), Image.Exif()
-    if len(found) == 0:
+def _exif(image: Image.Image) -> bytes | None:
+    """The block of EXIF data as it is in the file, or as it was made in memory."""
+    block, text = image.info.get("exif"), image.info.get("Raw profile type exif")
+    if block:
+        return cast("bytes", block)
+    if isinstance(text, str):
+        try:
+            return bytes.fromhex("".join(text.split("\n")[3:]))
+        except ValueError:
+            return b""
+    made = image.getexif()
+    if len(made) == 0:
         return None
+    octets = made.tobytes()
+    return exif.from_tiff(BytesIO(octets.removeprefix(exif.PREFIX)))[0] if image.format == "TIFF" else octets
+
+
+def _with_tags(raster: Raster, file: IO[bytes], name: str) -> Raster:
     try:
-        kept.load(found.tobytes())
-    except DAMAGE as error:
-        _log.warning("%s: EXIF data is not readable and is dropped (%s)", name, one_line(error))
-        return None
-    for tag in list(kept):
-        if tag == ExifTags.Base.Orientation or (image.format == "TIFF" and tag not in _KEPT_TIFF_TAGS):
-            del kept[tag]
-    return kept.tobytes() if len(kept) else None
+        block, dpi = exif.from_tiff(file)
+    except ValueError as error:
+        _log.warning("%s: tags are not readable and are dropped (%s)", name, one_line(error))
+        block = dpi = None
+    return replace(raster, exif=block, dpi=dpi)
+
+
+def _dpi(image: Image.Image, block: bytes | None) -> tuple[float, float] | None:
+    """Pixels per inch, where the file states them; Pillow assumes some where not."""
+    info = image.info
+    assumed = image.format == "TIFF" or (
+        image.format in ("JPEG", "MPO") and info.get("jfif_unit") not in (1, 2)
+    )
+    if "dpi" in info and not assumed:
+        across, down = (float(side) for side in info["dpi"])
+        return (across, down) if 0 < across < math.inf and 0 < down < math.inf else None
+    return None if block is None else exif.resolution(block)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo, putchunk
 
+from onestep.core import exif, xmp
 from onestep.core.errors import InputError, UsageError
 from onestep.core.raster import Array, Raster, one_line
 from onestep.core.tiff import encode_tiff
@@ -36,7 +37,7 @@ FORMATS: Final = {
 """What can be written, by the extension of the file name."""
 DEEP_FORMATS: Final = ("PNG", "TIFF")
 """Formats that hold 16 bits per sample."""
-WITHOUT_ALPHA: Final = ("JPEG", "BMP")
+WITHOUT_ALPHA: Final = ("JPEG",)
 _LONGEST: Final = {"JPEG": 65_500, "WEBP": 16_383}
 """Longest side that a format can hold, in pixels."""
 _SEGMENT: Final = 65_502
@@ -56,6 +57,12 @@ def format_of(path: Path) -> str:
     if name is None:
         raise UsageError(f"{path}: cannot write '{path.suffix}': use one of {' '.join(FORMATS)}")
     return name
+
+
+def holds_profile(name: str, icc: bytes, channels: int) -> bool:
+    """Whether a file of this format (Pillow's name) can hold a profile for that many channels."""
+    grey = channels <= 2 and name != "WEBP"
+    return name != "BMP" and (icc[16:20] == b"RGB " or (grey and icc[16:20] == b"GRAY"))
 
 
 def store(
@@ -88,6 +95,8 @@ def store(
         with _replacing(path) as part:
             if name == "TIFF":
                 encode_tiff(part, raster, size[0])
+            elif name == "BMP" and raster.array.shape[-1] in (2, 4):
+                _write_clear_bmp(part, raster)
             elif raster.array.dtype == np.uint16 and raster.array.shape[-1] > 1:
                 _write_deep_png(part, raster)
             else:
@@ -131,21 +140,24 @@ def _check_side(path: Path, name: str, size: tuple[int, int]) -> None:
 
 def _for_format(path: Path, name: str, raster: Raster, size: tuple[int, int]) -> Raster:
     """The raster without what the format cannot hold."""
-    array, icc, xmp = raster.array, raster.icc, raster.xmp
-    exif = None if raster.exif is None else _resized(path, raster.exif, size)
+    array, icc = raster.array, raster.icc
+    block, packet = None if raster.exif is None else _resized(path, raster.exif, size), raster.xmp
+    if packet is not None:
+        packet = xmp.resized(packet, size[1], size[0])
     if array.shape[-1] in (2, 4) and name in WITHOUT_ALPHA:
         _log.warning("%s: %s holds no transparency: laid on white", path, name)
         array = on_white(array)
-    if icc is not None and icc[16:20] == b"GRAY" and (array.shape[-1] > 2 or name == "WEBP"):
-        _log.warning("%s: the colour profile is for grey pictures and is dropped", path)
+    if icc is not None and not holds_profile(name, icc, array.shape[-1]):
+        if name != "BMP":
+            _log.warning("%s: the colour profile is for another kind of picture and is dropped", path)
         icc = None
     if name == "JPEG":
-        for label, data in (("EXIF", exif), ("XMP", xmp)):
+        for label, data in (("EXIF", block), ("XMP", packet)):
             if data is not None and len(data) > _SEGMENT:
                 _log.warning("%s: %s data of %d bytes is too long for JPEG: dropped", path, label, len(data))
-        exif = exif if exif is None or len(exif) <= _SEGMENT else None
-        xmp = xmp if xmp is None or len(xmp) <= _SEGMENT else None
-    return Raster(array, icc, exif, xmp)
+        block = block if block is None or len(block) <= _SEGMENT else None
+        packet = packet if packet is None or len(packet) <= _SEGMENT else None
+    return Raster(array, icc, block, packet, raster.dpi)
 
 
 def on_white(array: Array) -> Array:
@@ -155,27 +167,21 @@ def on_white(array: Array) -> Array:
     return np.rint(full + (color - full) * (alpha / full)).astype(array.dtype)
 
 
-def _resized(path: Path, exif: bytes, size: tuple[int, int]) -> bytes | None:
+def _resized(path: Path, block: bytes, size: tuple[int, int]) -> bytes | None:
     """EXIF data whose entries on the size of the picture, if any, are those of this picture."""
-    tags = Image.Exif()
     try:
-        tags.load(exif)
-        # Asking for a directory that is not there would make one.
-        inner = tags.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in tags else {}
-        height, width = size
-        sizes = {ExifTags.Base.ExifImageWidth: width, ExifTags.Base.ExifImageHeight: height}
-        inner.update({tag: side for tag, side in sizes.items() if tag in inner})
-        return tags.tobytes()
-    except (SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
+        return exif.resized(block, size[1], size[0])
+    except ValueError as error:
         _log.warning("%s: EXIF data is not valid and is dropped (%s)", path, one_line(error))
         return None
 
 
 def _options(name: str, raster: Raster, quality: int, lossless: bool) -> dict[str, Any]:
     """Arguments of Pillow's ``save``."""
+    options: dict[str, Any] = {} if raster.dpi is None or name == "WEBP" else {"dpi": raster.dpi}
     if name == "BMP":
-        return {}
-    options: dict[str, Any] = {"icc_profile": raster.icc}
+        return options
+    options["icc_profile"] = raster.icc
     if raster.exif is not None:
         options["exif"] = raster.exif
     if name == "PNG":
@@ -200,6 +206,9 @@ def _write_deep_png(path: Path, raster: Raster) -> None:
     with path.open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         putchunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _PNG_COLORS[channels], 0, 0, 0))
+        if raster.dpi is not None:
+            metres = (round(side / 0.0254) for side in raster.dpi)
+            putchunk(file, b"pHYs", struct.pack(">IIB", *metres, 1))
         if raster.icc is not None:
             putchunk(file, b"iCCP", b"ICC Profile\0\0", zlib.compress(raster.icc))
         for kind, data, *_ in _png_text(raster.xmp).chunks:
@@ -224,3 +233,16 @@ def _write_rows(file: IO[bytes], array: Array) -> None:
         if data:
             putchunk(file, b"IDAT", data)
     putchunk(file, b"IDAT", deflate.flush())
+
+
+def _write_clear_bmp(path: Path, raster: Raster) -> None:
+    """BMP with alpha, which Pillow cannot encode: BITMAPV4HEADER with masks (Windows GDI)."""
+    array = raster.array if raster.array.shape[-1] == 4 else raster.array[..., [0, 0, 0, 1]]
+    height, width = array.shape[:2]
+    across, down = (round(side / 0.0254) for side in raster.dpi or (0, 0))
+    file_header = struct.pack("<2sIHHI", b"BM", 122 + array.nbytes, 0, 0, 122)
+    sizes = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, array.nbytes, across, down, 0, 0)
+    masks = struct.pack("<4I4s48x", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, b"BGRs")
+    with path.open("wb") as file:
+        file.write(file_header + sizes + masks)
+        file.write(np.ascontiguousarray(array[::-1, :, [2, 1, 0, 3]]).tobytes())

@@ -19,8 +19,10 @@ class Raster:
     """(H, W, C), uint8, uint16 or float32 in [0, 1]; C is 1 grey, 2 grey + alpha, 3 RGB or 4 RGBA."""
     icc: bytes | None = None
     exif: bytes | None = None
-    """With "Exif" prefix; without orientation and thumbnail, which no longer hold."""
+    """With "Exif" prefix; orientation 1 if any, and without thumbnail: pixels stand upright."""
     xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    """Pixels per inch, across and down."""
     format: str | None = None
     """Pillow's name of the format."""
     lossless: bool = True
@@ -50,6 +52,19 @@ def checked(array: Array, name: str) -> Array:
             return array.astype(np.float32).clip(0, 1)
         raise InputError(f"{name}: values from {low:g} to {high:g}: scale them to 0 ... 1")
     raise InputError(f"{name}: samples of type {array.dtype}: use uint8, uint16 or float in 0 ... 1")
+
+
+def upright(array: Array, orientation: int) -> Array:
+    """Undo a TIFF or EXIF orientation (1 to 8) on (H, W, C)."""
+    if orientation == 1:
+        return array
+    if orientation in (5, 6, 7, 8):
+        array = array.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array.copy()
 
 
 def one_line(error: object) -> str:

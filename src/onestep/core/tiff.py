@@ -6,26 +6,23 @@ has no 16 bits per channel in colour, and cannot compress and keep EXIF data at 
 
 import logging
 import struct
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, cast
 
 import numpy as np
 import tifffile
-from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from onestep.core import exif, xmp
 from onestep.core.errors import InputError
-from onestep.core.raster import Array, Raster, checked, one_line
+from onestep.core.raster import Array, Raster, checked, one_line, upright
 
 _ORIENTATION: Final = 274
 _XMP: Final = 700
-_TEXTS: Final = (270, 271, 272, 305, 306, 315, 33432)
-"""Description, make, model, software, date, artist, copyright."""
-_POINTERS: Final = {34665: 34664, 34853: 34852}
+_POINTERS: Final = {exif.EXIF: 34664, exif.GPS: 34852}
 """Tags that point to the EXIF and the GPS directory, and unused neighbours that keep their places."""
-_BYTE, _ASCII, _LONG = 1, 2, 4
+_BYTE, _LONG, _LONG8 = 1, 4, 16
 """Types of TIFF fields."""
 _CLASSIC_LIMIT: Final = 2**32 - 2**25
 """Bytes of pixels from which a file is written as BigTIFF."""
@@ -64,43 +61,49 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
         colors = 3 if photometric == _RGB else 1
         extra = [int(sample) for sample in page.extrasamples]
         has_alpha = extra[:1] in ([1], [2])
-        array = upright(checked(array[..., : colors + has_alpha], name), turn)
+        array = checked(array[..., : colors + has_alpha], name)
         if photometric == _WHITE_IS_ZERO:
-            array[..., 0] = (1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max) - array[..., 0]
+            full = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+            array = np.concatenate([full - array[..., :1], array[..., 1:]], axis=-1)
         if extra[:1] == [1]:
             array = _straight(array)
-        xmp = page.tags.valueof(_XMP)
-        return Raster(array, icc=page.iccprofile, xmp=xmp if turn == 1 and isinstance(xmp, bytes) else None)
+        packet = page.tags.valueof(_XMP)
+        packet = xmp.reset(packet) if isinstance(packet, bytes) else None
+        return Raster(upright(array, turn), icc=page.iccprofile, xmp=packet)
 
 
 def encode_tiff(path: Path, raster: Raster, height: int) -> None:
-    """Write (H, W, C) of uint8 or uint16, deflated, with its metadata (over 4 GB: without EXIF, GPS).
+    """Write (H, W, C) of uint8 or uint16, deflated, with its metadata; over 4 GB as BigTIFF.
 
     ``height`` is that of the whole picture, which decides how large the file may become.
+
+    Raises:
+        ValueError: the EXIF data of the raster is none.
     """
     channels = raster.array.shape[-1]
-    tags = Image.Exif()
-    if raster.exif is not None:
-        tags.load(raster.exif)
+    described = {} if raster.exif is None else exif.entries(raster.exif)
+    inner = {code: entry for code, entry in described.items() if not isinstance(entry, exif.Entry)}
     extra: list[tuple[int, int, int, object, bool]] = [
-        (code, _ASCII, 0, str(tags[code]), True) for code in _TEXTS if code in tags
+        (code, entry.kind, entry.count, entry.data, True)
+        for code, entry in described.items()
+        if isinstance(entry, exif.Entry)
     ]
     if raster.xmp is not None:
         extra.append((_XMP, _BYTE, len(raster.xmp), raster.xmp, True))
-    big = raster.array[0].nbytes * height > _CLASSIC_LIMIT
-    inner = {code: tags.get_ifd(code) for code in _POINTERS if tags.get_ifd(code) and not big}
     extra += [(_POINTERS[code], _LONG, 1, 0, True) for code in inner]
     tifffile.imwrite(
         path,
         raster.array if channels > 1 else raster.array[..., 0],
         byteorder="<",
-        bigtiff=big,
+        bigtiff=raster.array[0].nbytes * height > _CLASSIC_LIMIT,
         photometric="rgb" if channels > 2 else "minisblack",
         planarconfig="contig" if channels > 1 else None,
         extrasamples=["unassalpha"] if channels in (2, 4) else None,
         compression="zlib",
         predictor=True,
         iccprofile=raster.icc,
+        resolution=raster.dpi,
+        resolutionunit=None if raster.dpi is None else "INCH",
         extratags=extra,
         metadata=None,
         software=False,
@@ -124,36 +127,27 @@ def _quietly() -> Generator[None]:
         log.removeFilter(drop)
 
 
-def _append(path: Path, directories: Mapping[int, Mapping[int, object]]) -> None:
+def _append(path: Path, directories: exif.Directory) -> None:
     """Append tag directories, and point the entries that were left free for them to them.
 
-    tifffile writes no directory of EXIF or GPS tags; Pillow lays them out.
+    tifffile writes no directory of EXIF or GPS tags.
     """
     with tifffile.TiffFile(path) as tiff:
-        tags = cast("tifffile.TiffPage", tiff.pages[0]).tags
+        tags, big = cast("tifffile.TiffPage", tiff.pages[0]).tags, tiff.is_bigtiff
         entries = {code: tags[_POINTERS[code]].offset for code in directories}
     with path.open("r+b") as file:
-        for code, values in directories.items():
+        for code, directory in directories.items():
+            assert not isinstance(directory, exif.Entry)
             start = file.seek(0, 2)
             file.write(b"\0" * (start % 2))
             start += start % 2
-            directory = ImageFileDirectory_v2(prefix=b"II")
-            for tag, value in values.items():
-                directory[tag] = value
-            file.write(directory.tobytes(start))
+            file.write(exif.packed(directory, start, big=big))
             file.seek(entries[code])
-            file.write(struct.pack("<HHII", code, _LONG, 1, start))
-
-
-def upright(array: Array, orientation: int) -> Array:
-    """Undo a TIFF or EXIF orientation (1 to 8) on (H, W, C)."""
-    if orientation in (5, 6, 7, 8):
-        array = array.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return array.copy()
+            file.write(
+                struct.pack("<HHQQ", code, _LONG8, 1, start)
+                if big
+                else struct.pack("<HHII", code, _LONG, 1, start)
+            )
 
 
 def _straight(array: Array) -> Array:
