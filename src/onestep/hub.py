@@ -1,4 +1,4 @@
-"""Where weights come from: a table of known files, found locally first, downloaded and hashed otherwise.
+"""Where weights come from: files of ``known_weights``, found locally first, downloaded and hashed otherwise.
 
 ``ONESTEP_HOME`` names the folder of weights (default: ``onestep`` in the user's cache folder). A file is
 looked for there under its path in the table, under its bare name, and under its bare name in each direct
@@ -11,15 +11,27 @@ import os
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import IO
 
 from onestep.core.errors import InputError, UsageError
+from onestep.known_weights import FILES, Copy, Weights
+
+__all__ = [
+    "FILES",
+    "HOME_VARIABLE",
+    "Copy",
+    "Progress",
+    "Weights",
+    "candidates",
+    "fetch",
+    "home",
+    "locate",
+    "sha256",
+]
 
 HOME_VARIABLE = "ONESTEP_HOME"
 
@@ -28,112 +40,6 @@ Progress = Callable[[int, int], None]
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Copy:
-    """One concrete file that serves as the wanted weights."""
-
-    path: str
-    """Below ``ONESTEP_HOME``, with forward slashes."""
-    sha256: str
-    size: int
-    """Bytes."""
-    mirrors: tuple[str, ...] = ()
-    """``https://…`` or ``hf://OWNER/REPOSITORY/FILE``, tried in this order; empty: placed by hand."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Known weights; the copies hold the same numbers in different containers, any one of them will do."""
-
-    what: str
-    copies: tuple[Copy, ...]
-    license: str
-    source: str
-    """Where a person finds them."""
-
-
-_PERCEPTUAL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
-_TORCH = "https://download.pytorch.org/models"
-_TORCHVISION = "https://github.com/pytorch/vision"
-_IQA = "hf://chaofengc/IQA-PyTorch-Weights"
-_IQA_RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights"
-
-
-def _head(net: str, sha256: str, size: int) -> Weights:
-    return Weights(
-        f"LPIPS v0.1 linear head for {net}",
-        (Copy(f"lpips/lin_v0.1_{net}.pth", sha256, size, (f"{_PERCEPTUAL}/{net}.pth",)),),
-        "BSD-2-Clause",
-        "https://github.com/richzhang/PerceptualSimilarity",
-    )
-
-
-def _backbone(file: str, what: str, sha256: str, size: int, *others: Copy) -> Weights:
-    downloaded = Copy(f"lpips/{file}", sha256, size, (f"{_TORCH}/{file}",))
-    return Weights(what, (*others, downloaded), "BSD-3-Clause", _TORCHVISION)
-
-
-FILES: Mapping[str, Weights] = MappingProxyType(
-    {
-        "lpips-squeeze-backbone": _backbone(
-            "squeezenet1_1-b8a52dc0.pth",
-            "SqueezeNet 1.1 features (ImageNet)",
-            "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
-            4_958_839,
-            Copy(
-                "lpips/squeezenet1_1_features.pth",
-                "435cedb387e95bc8291893f61a3a64f0345b8c23a05139aceef43947efb3d52d",
-                2_899_197,
-            ),
-        ),
-        "lpips-alex-backbone": _backbone(
-            "alexnet-owt-7be5be79.pth",
-            "AlexNet (ImageNet)",
-            "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-            244_408_911,
-        ),
-        "lpips-vgg-backbone": _backbone(
-            "vgg16-397923af.pth",
-            "VGG-16 (ImageNet)",
-            "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-            553_433_881,
-        ),
-        "lpips-squeeze-head": _head(
-            "squeeze", "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76", 10_811
-        ),
-        "lpips-alex-head": _head(
-            "alex", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0", 6_009
-        ),
-        "lpips-vgg-head": _head(
-            "vgg", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", 7_289
-        ),
-        "niqe": Weights(
-            "NIQE natural-scene model (mean and covariance of 36 features)",
-            (
-                Copy(
-                    "niqe/niqe_pris_params.npz",
-                    "2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296",
-                    11_850,
-                    (
-                        "https://raw.githubusercontent.com/XPixelGroup/BasicSR/master/"
-                        "basicsr/metrics/niqe_pris_params.npz",
-                    ),
-                ),
-                Copy(
-                    "niqe/modelparameters.mat",
-                    "fa2aa4d12dd9595c3fb6bf8b4e1a15c79d5d1469238d0901c88dead195be578d",
-                    8_347,
-                    (f"{_IQA}/niqe_modelparameters.mat", f"{_IQA_RELEASE}/niqe_modelparameters.mat"),
-                ),
-            ),
-            "University of Texas at Austin notice: any purpose, notice kept",
-            "https://github.com/utlive/niqe",
-        ),
-    }
-)
-"""Every file that this package knows how to get, by name."""
 
 
 def home() -> Path:

@@ -20,9 +20,14 @@ from torch import Tensor
 
 from onestep import hub
 from onestep.core.errors import UsageError
-from onestep.metrics import noreference, perceptual, pixel
+from onestep.metrics import noreference, perceptual, pixel, sets
+from onestep.metrics.brisque import brisque
+from onestep.metrics.checks import of_image, of_pair
+from onestep.metrics.consistency import lr_consistency
+from onestep.metrics.dists import dists
 from onestep.metrics.seam import seam
 from onestep.metrics.sets import SetAccumulator, SetMeasure
+from onestep.networks.lpips import Net
 
 __all__ = [
     "METRICS",
@@ -83,7 +88,23 @@ def _free(measure: Measure) -> Callable[[torch.device], Measure]:
 
 
 _OWN = "Apache-2.0"
-_LPIPS = "BSD-2-Clause (head), BSD-3-Clause (features)"
+_FEATURES = "BSD-3-Clause (features)"
+_LPIPS = f"BSD-2-Clause (head), {_FEATURES}"
+
+
+def _lpips(net: Net) -> Metric:
+    return Metric(
+        f"LPIPS v0.1 on {_NETWORKS[net]} features",
+        "lower",
+        "pair",
+        (0, 1),
+        _LPIPS,
+        lambda device: perceptual.lpips(net, device),
+        (f"lpips-{net}-backbone", f"lpips-{net}-head"),
+    )
+
+
+_NETWORKS: Mapping[Net, str] = {"alex": "AlexNet", "vgg": "VGG-16", "squeeze": "SqueezeNet"}
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -91,14 +112,38 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "ssim": Metric("SSIM on RGB", "higher", "pair", (0, 1), _OWN, _free(pixel.ssim)),
         "psnr-y": Metric("PSNR on luma, dB", "higher", "pair", (15, 50), _OWN, _free(pixel.psnr_y), digits=3),
         "ssim-y": Metric("SSIM on luma", "higher", "pair", (0, 1), _OWN, _free(pixel.ssim_y)),
-        "lpips-squeeze": Metric(
-            "LPIPS v0.1 on SqueezeNet features",
+        "ms-ssim": Metric(
+            "MS-SSIM on RGB, five scales", "higher", "pair", (0, 1), _OWN, _free(pixel.ms_ssim)
+        ),
+        "lpips-alex": _lpips("alex"),
+        "lpips-vgg": _lpips("vgg"),
+        "lpips-squeeze": _lpips("squeeze"),
+        "dists": Metric(
+            "DISTS, structure and texture on VGG-16 features",
             "lower",
             "pair",
-            (0, 1),
-            _LPIPS,
-            lambda device: perceptual.lpips("squeeze", device),
-            ("lpips-squeeze-backbone", "lpips-squeeze-head"),
+            (0, 0.5),
+            f"MIT (weights), {_FEATURES}",
+            dists,
+            ("lpips-vgg-backbone", "dists"),
+        ),
+        "feature-squeezenet-onnx": Metric(
+            "cosine distance of features of another SqueezeNet, without learned weights",
+            "lower",
+            "pair",
+            (0, 0.5),
+            hub.FILES["squeezenet-onnx"].license,
+            perceptual.squeezenet_onnx,
+            ("squeezenet-onnx",),
+        ),
+        "lr-consistency": Metric(
+            "PSNR between the input and the bicubically reduced result, dB",
+            "higher",
+            "lr",
+            (20, 80),
+            _OWN,
+            _free(lr_consistency),
+            digits=3,
         ),
         "niqe": Metric(
             "NIQE, natural image quality without a reference",
@@ -108,6 +153,46 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             hub.FILES["niqe"].license,
             lambda _: noreference.niqe(hub.fetch("niqe")),
             ("niqe",),
+        ),
+        "brisque": Metric(
+            "BRISQUE as OpenCV computes it, with OpenCV's model",
+            "lower",
+            "image",
+            (0, 100),
+            hub.FILES["brisque-model"].license,
+            lambda _: brisque(hub.fetch("brisque-model"), hub.fetch("brisque-range")),
+            ("brisque-model", "brisque-range"),
+            digits=2,
+        ),
+        "fid": Metric(
+            "Fréchet distance of Inception features",
+            "lower",
+            "set",
+            (0, 300),
+            hub.FILES["inception-fid"].license,
+            sets.fid,
+            ("inception-fid",),
+            digits=2,
+        ),
+        "kid": Metric(
+            "kernel distance of Inception features",
+            "lower",
+            "set",
+            (0, 0.2),
+            hub.FILES["inception-fid"].license,
+            sets.kid,
+            ("inception-fid",),
+            digits=5,
+        ),
+        "kid-squeeze": Metric(
+            "kernel distance of the SqueezeNet features of LPIPS; no published value compares",
+            "lower",
+            "set",
+            (0, 1),
+            _FEATURES,
+            sets.kid_squeeze,
+            ("lpips-squeeze-backbone",),
+            digits=5,
         ),
         "seam": Metric(
             "difference of lines across tile borders over that of other lines; 1 is invisible",
@@ -135,17 +220,24 @@ def find(name: str) -> Metric:
     raise UsageError(f"no metric is called {name!r}{hint} Known: {', '.join(METRICS)}")
 
 
+_CHECKED: Mapping[Needs, Callable[[Measure], Measure]] = {"pair": of_pair, "image": of_image}
+"""Measures that refuse what is no image; the others look for themselves."""
+
+
 def make(name: str, device: torch.device | str = "cpu") -> Measure:
     """A function that scores images on a device, its weights loaded.
 
     Raises:
         UsageError: there is no such metric, or it scores sets.
-        InputError: its weights cannot be had; the line says how to get them.
+        InputError: (at once) its weights cannot be had; the line says how to get them; (when scoring) images
+            that are none: another shape than (B, 3, H, W), values outside of [0, 1] or not numbers, sizes
+            that differ or are too small for the metric.
     """
     metric = find(name)
     if metric.needs == "set":
         raise UsageError(f"{name} scores a set of pictures, not one; make_set makes it")
-    return metric.make(torch.device(device))
+    measure = metric.make(torch.device(device))
+    return _CHECKED[metric.needs](measure) if metric.needs in _CHECKED else measure
 
 
 def make_set(name: str, device: torch.device | str = "cpu") -> SetMeasure:

@@ -1,4 +1,4 @@
-"""PSNR and SSIM, on RGB and on luma, as the one-step papers measure them (``osediff.md`` 6.3).
+"""PSNR and SSIM, on RGB and on luma, as the one-step papers measure them, and MS-SSIM.
 
 All arithmetic is in float64. Images are (B, 3, H, W) in [0, 1]; scores are (B,).
 
@@ -14,6 +14,8 @@ from onestep.core.errors import InputError
 WINDOW = 11
 """Side of the SSIM window, in pixels; only windows that lie inside the image count."""
 _SIGMA = 1.5
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of MS-SSIM from the finest scale to the coarsest (Wang et al., 2003, section 3.2)."""
 _FLOOR = 1e-8
 """Added to the mean squared error, as the reference does: equal images score 80 dB."""
 
@@ -53,6 +55,30 @@ def ssim_y(sr: Tensor, hr: Tensor) -> Tensor:
     planes = [(luma(_exact(image)) * 255).round() for image in (sr, hr)]
     luminance, structure = _ssim_maps(planes[0], planes[1], peak=255.0)
     return (luminance * structure.clamp_min(0)).mean(dim=(1, 2, 3))
+
+
+def ms_ssim(sr: Tensor, hr: Tensor) -> Tensor:
+    """Multi-scale structural similarity (Wang, Simoncelli and Bovik, 2003) of RGB channels, averaged.
+
+    Five scales, each half of the one before (means of 2x2 pixels; an odd last line is left out); the
+    contrast-structure part of each scale is averaged over the image, clipped at 0 and raised to its
+    exponent, the luminance part counts at the coarsest scale alone.
+
+    Raises:
+        InputError: a side is below 176 pixels: the coarsest scale needs 11.
+    """
+    least = WINDOW << (len(SCALES) - 1)
+    if min(sr.shape[-2:]) < least:
+        raise InputError(f"MS-SSIM needs sides of at least {least} pixels")
+    a, b = _exact(sr), _exact(hr)
+    score = a.new_ones(a.shape[:2])
+    for depth, exponent in enumerate(SCALES):
+        if depth:
+            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        luminance, structure = _ssim_maps(a, b, peak=1.0)
+        part = structure if depth < len(SCALES) - 1 else luminance * structure
+        score = score * part.mean(dim=(2, 3)).clamp_min(0) ** exponent
+    return score.mean(dim=1)
 
 
 def _exact(image: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ torchvision is not needed.
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from onestep import hub
 from onestep.core.errors import InputError
+from onestep.networks.state_files import fill, read_state
 
 Net = Literal["squeeze", "alex", "vgg"]
 
@@ -26,7 +26,7 @@ SCALE = (0.458, 0.448, 0.450)
 """Divided by per RGB channel; the ImageNet deviation in that range, as LPIPS rounds it."""
 _EPSILON = 1e-10
 
-_TAPS: Mapping[Net, tuple[int, ...]] = {
+TAPS: Mapping[Net, tuple[int, ...]] = {
     "squeeze": (1, 4, 7, 9, 10, 11, 12),
     "alex": (1, 4, 7, 9, 11),
     "vgg": (3, 8, 15, 22, 29),
@@ -56,18 +56,22 @@ class Fire(nn.Module):
         return torch.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1))
 
 
-def squeeze_features() -> nn.Sequential:
-    """The feature layers of SqueezeNet 1.1."""
+def squeeze_features(ceil_mode: bool = True) -> nn.Sequential:
+    """The feature layers of SqueezeNet 1.1.
+
+    Args:
+        ceil_mode: whether pooling windows may hang over the border; other ports than torchvision's do not.
+    """
     return nn.Sequential(
         nn.Conv2d(3, 64, 3, stride=2),
         nn.ReLU(),
-        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        nn.MaxPool2d(3, stride=2, ceil_mode=ceil_mode),
         Fire(64, 16, 64),
         Fire(128, 16, 64),
-        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        nn.MaxPool2d(3, stride=2, ceil_mode=ceil_mode),
         Fire(128, 32, 128),
         Fire(256, 32, 128),
-        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        nn.MaxPool2d(3, stride=2, ceil_mode=ceil_mode),
         Fire(256, 48, 192),
         Fire(384, 48, 192),
         Fire(384, 64, 256),
@@ -154,9 +158,9 @@ class Lpips(nn.Module):
             InputError: a file is not a plain state dictionary, or its names or shapes do not fit.
         """
         model = cls(net)
-        model._fill(model.features, _features_of(_read(backbone)), backbone)
+        fill(model.features, features_of(read_state(backbone)), backbone, f"LPIPS-{net}")
         heads = {str(depth): _read_head(head, depth) for depth in range(len(model.heads))}
-        model._fill(model.heads, heads, head)
+        fill(model.heads, heads, head, f"LPIPS-{net}")
         return model
 
     def train(self, mode: bool = True) -> "Lpips":
@@ -170,7 +174,7 @@ class Lpips(nn.Module):
         found: list[Tensor] = []
         for index, layer in enumerate(self.features):
             x = layer(x)
-            if index in _TAPS[self.net]:
+            if index in TAPS[self.net]:
                 found.append(unit(x))
         return found
 
@@ -187,27 +191,9 @@ class Lpips(nn.Module):
             distance = distance + (head * (one - other).square()).sum(dim=1).mean(dim=(1, 2))
         return distance
 
-    @staticmethod
-    def _fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-        try:
-            module.load_state_dict(state)
-        except RuntimeError as error:
-            first = " ".join(str(error).split("\n")[1:2]).strip()
-            raise InputError(f"{path}: not the weights this LPIPS needs: {first}") from error
 
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        raise InputError(f"{path}: cannot be read as weights: {type(error).__name__}") from error
-    if not isinstance(state, Mapping):
-        raise InputError(f"{path}: holds no dictionary of tensors")
-    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _features_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the classifier and the ``features.`` prefix of a torchvision state dictionary."""
+def features_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The feature layers of a torchvision state dictionary, without classifier and ``features.`` prefix."""
     with_prefix = {
         key.removeprefix("features."): v for key, v in state.items() if key.startswith("features.")
     }
@@ -216,7 +202,7 @@ def _features_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_head(path: Path, depth: int) -> Tensor:
     key = f"lin{depth}.model.1.weight"
-    state = _read(path)
+    state = read_state(path)
     if key not in state:
         raise InputError(f"{path}: not an LPIPS head: {key} is missing")
     return state[key]
