@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from onestep.core.config import from_dict
 from onestep.core.contract import OneStepModel
 from onestep.core.errors import UsageError
+from onestep.methods.ctmsr import CtmsrConfig
 from onestep.methods.oftsr import StudentConfig, TeacherConfig
 from onestep.methods.resample import ResampleConfig
 
@@ -23,6 +24,7 @@ class ModelConfig(Protocol):
 
 
 METHODS: Mapping[str, type[ModelConfig]] = {
+    "ctmsr": CtmsrConfig,
     "oftsr": StudentConfig,
     "oftsr-teacher": TeacherConfig,
     "resample": ResampleConfig,

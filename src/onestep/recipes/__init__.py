@@ -13,9 +13,9 @@ from pathlib import Path
 from onestep.core.config import updated
 from onestep.core.errors import OneStepError, UsageError
 from onestep.recipe import Recipe
-from onestep.recipes import oftsr
+from onestep.recipes import ctmsr, oftsr
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {**oftsr.RECIPES}
+RECIPES: Mapping[str, Callable[[], Recipe]] = {**oftsr.RECIPES, **ctmsr.RECIPES}
 
 
 def recipe(name: str) -> Recipe:
