@@ -99,9 +99,9 @@ def decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
             raise InputError(
                 f"{path}: damaged or without pixels ({one_line(error)}): get a new copy"
             ) from error
-        _check_size(path, page_size(file), max_pixels)
+        check_size(path, page_size(file), max_pixels)
         return replace(_with_tags(decode_tiff(file, str(path)), file, str(path)), format=name)
-    _check_size(path, image.size, max_pixels)
+    check_size(path, image.size, max_pixels)
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         _log.warning("%s: has several frames or pages, only the first is used", path)
     layout = _layout(image)
@@ -119,6 +119,14 @@ def decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
     return replace(raster, format=name, lossless=lossless)
 
 
+def describe(file: IO[bytes], path: Path, array: Array) -> Raster:
+    """What an open file says beside its pixels, around an array that is turned upright as they would be."""
+    name = _format(file, path)
+    raster = _described(array, Image.OPEN[name][0](file, str(path)), str(path))
+    raster = _with_tags(raster, file, str(path)) if name == "TIFF" else raster
+    return replace(raster, format=name)
+
+
 def _format(file: IO[bytes], path: Path) -> str:
     """Pillow's name of the format, from the first bytes."""
     Image.init()
@@ -133,7 +141,8 @@ def _format(file: IO[bytes], path: Path) -> str:
     raise InputError(f"{path}: not an image that can be read: use PNG, JPEG, WebP, TIFF or BMP")
 
 
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+def check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse, by an InputError, pictures without pixels or with more than allowed."""
     width, height = size
     if width * height == 0:
         raise InputError(f"{path}: has no pixels ({width} x {height}): get a new copy")

@@ -32,7 +32,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 def page_size(file: IO[bytes]) -> tuple[int, int]:
     """Width and height of the first page, from its header."""
     file.seek(0)
-    with _quietly(), tifffile.TiffFile(file) as tiff:
+    with quietly(), tifffile.TiffFile(file) as tiff:
         page = cast("tifffile.TiffPage", tiff.pages[0])
         return page.imagewidth, page.imagelength
 
@@ -44,7 +44,7 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
         InputError: a compression or a kind of colour that cannot be read.
     """
     file.seek(0)
-    with _quietly(), tifffile.TiffFile(file) as tiff:
+    with quietly(), tifffile.TiffFile(file) as tiff:
         page = cast("tifffile.TiffPage", tiff.pages[0])
         photometric, turn = int(page.photometric), int(page.tags.valueof(_ORIENTATION, default=1) or 1)
         if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
@@ -57,19 +57,25 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
             raise InputError(f"{name}: {one_line(error)}: install it, or save without compression") from error
         if int(page.planarconfig) == 2 and array.ndim == 3:
             array = np.moveaxis(array, 0, -1)
-        array = array.reshape(page.imagelength, page.imagewidth, -1)
-        colors = 3 if photometric == _RGB else 1
-        extra = [int(sample) for sample in page.extrasamples]
-        has_alpha = extra[:1] in ([1], [2])
-        array = checked(array[..., : colors + has_alpha], name)
-        if photometric == _WHITE_IS_ZERO:
-            full = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
-            array = np.concatenate([full - array[..., :1], array[..., 1:]], axis=-1)
-        if extra[:1] == [1]:
-            array = _straight(array)
+        array = samples(page, array.reshape(page.imagelength, page.imagewidth, -1), name)
         packet = page.tags.valueof(_XMP)
         packet = xmp.reset(packet) if isinstance(packet, bytes) else None
         return Raster(upright(array, turn), icc=page.iccprofile, xmp=packet)
+
+
+def samples(page: tifffile.TiffPage, array: Array, name: str) -> Array:
+    """Some rows (n, W, all samples) of a page as colours, 0 being black, and straight alpha if there is any.
+
+    Raises:
+        InputError: values that have no meaning in [0, 1].
+    """
+    photometric, extra = int(page.photometric), [int(sample) for sample in page.extrasamples]
+    colors, has_alpha = 3 if photometric == _RGB else 1, extra[:1] in ([1], [2])
+    array = checked(array[..., : colors + has_alpha], name)
+    if photometric == _WHITE_IS_ZERO:
+        full = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+        array = np.concatenate([full - array[..., :1], array[..., 1:]], axis=-1)
+    return _straight(array) if extra[:1] == [1] else array
 
 
 def encode_tiff(path: Path, raster: Raster, height: int) -> None:
@@ -113,7 +119,7 @@ def encode_tiff(path: Path, raster: Raster, height: int) -> None:
 
 
 @contextmanager
-def _quietly() -> Generator[None]:
+def quietly() -> Generator[None]:
     """Keep tifffile from logging the faults of a file beside the error that it raises for them."""
     log = logging.getLogger("tifffile")
 
