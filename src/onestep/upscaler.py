@@ -24,6 +24,7 @@ from onestep.core.contract import ColorFix, OneStepModel
 from onestep.core.errors import InputError, UsageError
 from onestep.core.picture import Picture, as_picture
 from onestep.core.resize import resize
+from onestep.core.working import working
 from onestep.onepass import Engine
 from onestep.plan import Plan, Settings, Tile, even, halved, make_plan, passes_needed, target_size, whole
 from onestep.runtime import free_memory, out_of_memory, pick_device, pick_dtype
@@ -248,12 +249,13 @@ class Upscaler:
             finished += work
             return [self._recolored(one, image, settings.color) for one in out]
 
-        images = one_pass(picture.rgb, options, 1)
+        seen = working(picture)
+        images = one_pass(seen.rgb, options, 1)
         for done in range(1, plan.passes):
             for k, one in enumerate(options):
                 images[k] = one_pass(images[k], [one], scale ** (2 * done))[0]
         size = (plan.height, plan.width)
-        pictures = [_finished(picture, image, size) for image in images]
+        pictures = [seen.finish(picture, image, size) for image in images]
         return pictures, make_plan(
             picture.width, picture.height, settings, self.model.traits, tile=tile, results=len(options)
         )
@@ -299,13 +301,3 @@ def _channels_last(module: nn.Module) -> None:
     for parameter in module.parameters(recurse=False):
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def _finished(picture: Picture, image: Tensor, size: tuple[int, int]) -> Picture:
-    """The picture that ``image`` (1, 3, H, W) is of: exact size, grey as it was, alpha resized."""
-    if tuple(image.shape[-2:]) != size:
-        image = resize(image, size).clamp_(0, 1)
-    if picture.grey:
-        image = image.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    alpha = None if picture.alpha is None else resize(picture.alpha, size).clamp_(0, 1)
-    return dataclasses.replace(picture, rgb=image, alpha=alpha)

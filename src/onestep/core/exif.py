@@ -167,7 +167,7 @@ def reset(block: bytes) -> bytes | None:
     for place in places:
         if place.code == ORIENTATION:
             _put(octets, tiff, place, 1)
-    struct.pack_into(f"{tiff.order}L", octets, after, 0)
+    octets[after : after + 4] = bytes(4)
     return PREFIX + bytes(octets[: max(after + 4, _end(tiff))])
 
 

@@ -218,7 +218,8 @@ def from_raster(raster: Raster) -> Picture:
     bits = 8 if array.dtype == np.uint8 or (array.dtype.kind == "f" and raster.format is None) else 16
     has_alpha = array.shape[-1] in (2, 4)
     alpha = _tensor(array[..., -1:]) if has_alpha else None
-    color = _tensor(_without_hidden_colors(array) if has_alpha else array)
+    color = _tensor(array[..., :-1] if has_alpha else array)
+    color = color if alpha is None else painted(color, alpha[0, 0] > 0)
     return Picture(
         rgb=color.expand(1, 3, -1, -1),
         alpha=alpha,
@@ -241,15 +242,15 @@ def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(planes)[None]
 
 
-def _without_hidden_colors(array: Array) -> Array:
-    """The colours, with wholly transparent pixels painted like the nearest visible one."""
+def painted(rgb: Tensor, known: Tensor) -> Tensor:
+    """(1, C, H, W), every place that is not known, (H, W), being like the nearest one that is."""
     from scipy import ndimage
 
-    color, hidden = array[..., :-1], array[..., -1] == 0
-    if not hidden.any() or hidden.all():
-        return color
+    if bool(known.all()) or not bool(known.any()):
+        return rgb
+    hidden = ~known.numpy()
     nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
-    rows, columns = cast("Array", nearest)[:, hidden]
-    painted = color.copy()
-    painted[hidden] = color[rows, columns]
-    return painted
+    rows, columns = torch.from_numpy(cast("Array", nearest)[:, hidden]).long()
+    out = rgb.clone()
+    out[..., torch.from_numpy(hidden)] = rgb[..., rows, columns]
+    return out

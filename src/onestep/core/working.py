@@ -6,12 +6,13 @@ at the end. So nothing is lost: a model that returns what it sees returns the pi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, cast
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from onestep.core.picture import Picture, painted
 from onestep.core.profile import Profile, profile_of
 from onestep.core.resize import resize
 
@@ -36,6 +37,22 @@ class Working:
     alpha: Tensor | None = None
     """(1, 1, h, w), where there is a rest of a picture with alpha."""
 
+    def finish(self, picture: Picture, image: Tensor, size: tuple[int, int]) -> Picture:
+        """What a model made of a picture, as a picture of the same kind.
+
+        Args:
+            picture: what this is the working copy of.
+            image: (1, 3, H, W), sRGB in [0, 1], of any size.
+            size: (height, width) of the result.
+        """
+        if tuple(image.shape[-2:]) != size:
+            image = resize(image, size).clamp_(0, 1)
+        own = self.back(image)
+        if picture.grey:
+            own = own.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+        alpha = None if picture.alpha is None else resize(picture.alpha, size).clamp_(0, 1)
+        return replace(picture, rgb=own, alpha=alpha)
+
     def back(self, rgb: Tensor) -> Tensor:
         """(1, 3, H, W) of sRGB, of any size, to the picture's own colours, in [0, 1]."""
         profile = self.profile
@@ -49,15 +66,9 @@ class Working:
         return rest.add_(own).clamp_(0, 1)
 
 
-def working(rgb: Tensor, alpha: Tensor | None, icc: bytes | None) -> Working:
-    """What a model shall see of a picture.
-
-    Args:
-        rgb: (1, 3, h, w) in [0, 1], as the profile means it; hidden colours painted over.
-        alpha: (1, 1, h, w) in [0, 1].
-        icc: the profile; None is sRGB.
-    """
-    profile = profile_of(icc)
+def working(picture: Picture) -> Working:
+    """What a model shall see of a picture."""
+    rgb, alpha, profile = picture.rgb, picture.alpha, profile_of(picture.icc)
     seen = rgb if alpha is None else _without_faint_colors(rgb, alpha)
     if profile is None and seen is rgb:
         return Working(rgb)
@@ -68,20 +79,6 @@ def working(rgb: Tensor, alpha: Tensor | None, icc: bytes | None) -> Working:
     if alpha is None:
         return Working(shown, profile, rest)
     return Working(shown, profile, rest.mul_(alpha), alpha)
-
-
-def painted(values: Tensor, known: Tensor) -> Tensor:
-    """(1, C, H, W), every place that is not known, (H, W) of bool, being that of the nearest one that is."""
-    from scipy import ndimage
-
-    if bool(known.all()) or not bool(known.any()):
-        return values
-    hidden = ~known.numpy()
-    nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
-    rows, columns = torch.from_numpy(cast("object", nearest)[:, hidden]).long()  # type: ignore[index]
-    out = values.clone()
-    out[..., torch.from_numpy(hidden)] = values[..., rows, columns]
-    return out
 
 
 def _without_faint_colors(rgb: Tensor, alpha: Tensor) -> Tensor:
