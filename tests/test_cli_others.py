@@ -324,7 +324,7 @@ def test_reports_in_three_formats(hr, tmp_path, name):
     ("words", "says"),
     [
         (["--hr", "hr"], "give one of"),
-        (["--hr", "hr", "--sr", "hr", "--lr", "hr"], "give one of"),
+        (["--hr", "hr", "--sr", "hr", "--preset", "bicubic"], "give one of"),
         (["--hr", "hr", "--sr", "hr", "-n", "tiny"], "no meaning"),
         (["--hr", "hr", "--sr", "hr", "-o", "r.html"], ".json, .csv or .md"),
         (["--hr", "hr", "--sr", "hr", "-o", "hr/p0.png/r.md"], "cannot be written"),

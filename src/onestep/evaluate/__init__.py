@@ -4,41 +4,54 @@ One picture at a time: restored (or read), rounded as a saved file is, scored ag
 A pair that cannot be scored costs one line in the report, and the rest is still scored.
 """
 
-import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor
 
-from onestep import metrics as table
-from onestep.core.errors import InputError, OneStepError, UsageError
-from onestep.core.picture import read
+from onestep.core.errors import InputError
+from onestep.evaluate.candidates import Candidate, Degrade, Restored, Shown, Viewer, of_model, renamed
+from onestep.evaluate.journal import Journal
 from onestep.evaluate.pairs import Pair, degraded, finished, restored
-from onestep.evaluate.report import PROTOCOLS, EvalProtocol, Report, protocol
+from onestep.evaluate.protocols import PROTOCOLS, EvalProtocol, protocol
+from onestep.evaluate.report import Difference, Entrant, Report, Row, Score, joined
+from onestep.evaluate.run import Run
+from onestep.evaluate.score import Scorer, require
+from onestep.evaluate.tables import write
+from onestep.evaluate.work import outcomes
+from onestep.metrics import METRICS
 
 __all__ = [
-    "DEFAULT_METRICS",
+    "FINISHED",
     "PROTOCOLS",
+    "Candidate",
+    "Difference",
+    "Entrant",
     "EvalProtocol",
     "Pair",
     "Report",
+    "Restored",
+    "Row",
+    "Score",
+    "Shown",
+    "Viewer",
     "degraded",
     "evaluate",
     "finished",
+    "joined",
+    "of_model",
     "protocol",
     "restored",
+    "write",
 ]
 
-_log: Final = logging.getLogger("onestep")
-
-REMAINDER = 3
-"""HR rows and columns, at most, that a result at x4 may lack: what is left over when HR is divided by 4."""
-
-DEFAULT_METRICS = ("psnr-y", "ssim-y", "lpips-squeeze", "niqe")
+FINISHED: Final = Candidate()
+"""Pictures that are finished."""
+_USUAL_SCALE = 4
+_GUESS = f"the factor is not known and taken as {_USUAL_SCALE}, for the border; --scale says otherwise"
 
 Progress = Callable[[float, str], None]
 """(finished share in [0, 1], name of the picture)."""
@@ -46,96 +59,60 @@ Progress = Callable[[float, str], None]
 
 def evaluate(
     pairs: Sequence[Pair],
-    names: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] | None = None,
     how: EvalProtocol = PROTOCOLS["full"],
     *,
+    candidates: Sequence[Candidate] = (FINISHED,),
+    degrade: Degrade | None = None,
     device: torch.device | str = "cpu",
+    workers: int = 1,
+    journal: Journal | None = None,
     failed: Mapping[str, str] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> Report:
-    """Score pairs.
+    """Score pairs, once per candidate.
+
+    Memory holds a few pictures at a time, and the rows. Models restore in this process, one picture after the
+    other; scores are taken here or by ``workers``, and are the same bits either way.
 
     Args:
         pairs: What to score, in order.
-        names: Metrics of ``onestep.metrics``; one whose weights cannot be had is skipped and said so.
+        metrics: Names of ``onestep.metrics``; None: those of the protocol. One whose weights cannot be had is
+            skipped and said so.
         how: The protocol.
+        candidates: Who is scored: finished pictures, or models.
+        degrade: Makes LR from HR for pairs without LR.
         device: Where metrics with networks run.
+        workers: Processes that score. A script that asks for more than one must guard its top level with
+            ``if __name__ == "__main__"``.
+        journal: Keeps what was scored, so that a run that was stopped goes on; None: nothing is kept.
         failed: Pictures that are known not to be scorable, and why.
         progress: Called before every picture.
 
     Raises:
-        UsageError: An unknown metric, or one that needs tile borders.
+        UsageError: An unknown metric, one that needs what there is not, or options that a model refuses.
         InputError: None of the metrics can be had.
     """
     start = time.perf_counter()
-    report = Report(how, (), failed=dict(failed))
-    measures: dict[str, tuple[bool, table.Measure]] = {}
-    for name in dict.fromkeys(names):
-        needs = table.find(name).needs
-        if needs == "borders":
-            raise UsageError(f"the metric {name} needs tile borders; onestep.metrics.seam takes them")
-        try:
-            measures[name] = (needs == "pair", table.make(name, device))
-        except InputError as error:
-            report.skipped[name] = str(error)
-    if not measures:
-        raise InputError("; ".join(f"{name} left out: {why}" for name, why in report.skipped.items()))
-    report.metrics = tuple(measures)
-    for index, pair in enumerate(pairs):
-        if progress:
-            progress(index / len(pairs), pair.name)
-        try:
-            report.rows.append(_row(pair, measures, how, torch.device(device), report.notes))
-        except (OneStepError, OSError) as error:
-            report.failed[pair.name] = str(error)
-    report.seconds = time.perf_counter() - start
-    return report
-
-
-def _row(
-    pair: Pair,
-    measures: Mapping[str, tuple[bool, table.Measure]],
-    how: EvalProtocol,
-    device: torch.device,
-    notes: list[str],
-) -> dict[str, Any]:
-    truth = read(pair.hr)
-    picture, seconds = pair.restored(truth)
-    sr, hr = _aligned(pair.name, picture.rgb, truth.rgb)
-    if not bool(torch.isfinite(sr).all()):
-        raise InputError(f"{pair.name}: the result holds values that are not numbers")
-    if how.round8:
-        sr = (sr.clamp(0, 1) * 255).round() / 255
-    if how.border:
-        cut = slice(how.border, -how.border)
-        sr, hr = sr[..., cut, cut], hr[..., cut, cut]
-    if 0 in sr.shape:
-        raise InputError(f"{pair.name}: nothing is left after cutting {how.border} pixels from every side")
-    sr, hr = sr.to(device), hr.to(device)
-    row: dict[str, Any] = {"name": pair.name, "seconds": None if seconds is None else round(seconds, 4)}
-    for name, (paired, measure) in measures.items():
-        row[name] = None
-        try:
-            row[name] = _finite(measure(sr, hr) if paired else measure(sr))
-        except InputError as error:
-            notes.append(f"{pair.name}: {name} left out: {error}")
-            _log.warning(notes[-1])
-    return row
-
-
-def _finite(score: Tensor) -> float:
-    value = float(score)
-    if not math.isfinite(value):
-        raise InputError(f"the score is {value}")
-    return value
-
-
-def _aligned(name: str, sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-    """HR cut at the bottom and on the right to SR: its sides need not be multiples of the scale."""
-    height, width = sr.shape[-2:]
-    missing = (hr.shape[-2] - height, hr.shape[-1] - width)
-    if min(missing) < 0 or max(missing) > REMAINDER:
-        raise InputError(
-            f"{name}: the result is {width}x{height}, HR is {hr.shape[-1]}x{hr.shape[-2]}; sizes must agree"
-        )
-    return sr, hr[..., :height, :width]
+    names = tuple(dict.fromkeys(how.metrics if metrics is None else metrics))
+    unknown = [name for name in names if metrics is None and name not in METRICS]
+    names = tuple(name for name in names if name not in unknown)
+    restores = any(one.restore is not None for one in candidates)
+    small = restores or all(pair.lr is not None for pair in pairs)
+    require(names, lr=small, tiles=restores)
+    scale = next((one.scale for one in candidates if one.scale), None)
+    how = how.at(scale) if how.scale is None and scale else how
+    guess = [] if how.scale or not how.border_is_scale else [_GUESS]
+    how = how.at(_USUAL_SCALE) if guess else how
+    scorer = Scorer(names, how, str(device))
+    if not scorer.measures and not scorer.sets:
+        raise InputError("; ".join(f"{name} left out: {why}" for name, why in scorer.skipped.items()))
+    scorer.skipped |= dict.fromkeys(unknown, "this version does not have it")
+    run = Run(pairs, tuple(renamed(candidates)), scorer, degrade, journal, progress)
+    with closing(outcomes(run.tasks(), scorer, workers)) as found:
+        for job, outcome in found:
+            run.take(job, outcome)
+    entrants = run.entrants(failed, guess)
+    for entrant in entrants:
+        entrant.seconds, entrant.workers = round(time.perf_counter() - start, 3), workers
+    return Report(how, entrants)

@@ -1,34 +1,24 @@
-"""What there is to score: pairs of an SR picture and its HR partner, matched by name, made one at a time."""
+"""Which picture is compared with which: folders paired by name, and nothing read yet."""
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from onestep import data
 from onestep.core.errors import UsageError
-from onestep.core.picture import Picture, read
-from onestep.degrade.chain import Degradation
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
-Restore = Callable[[Picture], Picture]
-"""LR picture -> SR picture."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture to score."""
+    """The files of one picture."""
 
     name: str
     hr: Path
-    restored: Callable[[Picture], tuple[Picture, float | None]]
-    """HR picture -> (SR picture, seconds it took to restore); HR is for those who degrade it themselves.
-
-    Of a finished picture nobody knows the seconds: None.
-    """
+    sr: Path | None = None
+    """The finished picture; None where a model restores one."""
+    lr: Path | None = None
+    """The small picture; None where it is made from HR, or nobody asks for it."""
 
 
 def pictures(folder: Path) -> dict[str, Path]:
@@ -52,19 +42,60 @@ def pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def partners(
-    ours: Path, hr: Path, what: Literal["SR", "LR"]
-) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
-    """Pair two folders by name: (name -> (ours, HR), name -> what is missing).
+def finished(sr: Path, hr: Path, lr: Path | None = None) -> tuple[list[Pair], dict[str, str]]:
+    """Pairs of finished pictures, and of those that lack a partner: name -> what is missing.
 
     An SR picture without partner may carry its factor, as ``upscale`` names it: ``cat_x4`` goes with ``cat``.
+
+    Args:
+        sr: The folder of finished pictures.
+        hr: The folder of true ones.
+        lr: The folder of small ones, for metrics that need them; each pair must have one.
+
+    Raises:
+        UsageError: A folder is missing or empty, or holds two pictures of one name.
     """
-    left, right = pictures(ours), pictures(hr)
-    if what == "SR":
-        left = _without_factor(left, right)
-    both = {name: (left[name], right[name]) for name in left if name in right}
-    alone = {name: f"{left[name]}: has no HR partner in {hr}" for name in left if name not in right}
-    alone |= {name: f"{right[name]}: has no {what} partner in {ours}" for name in right if name not in left}
+    named, truth = pictures(sr), pictures(hr)
+    ours, alone = _both(_without_factor(named, truth), truth, ("SR", sr), ("HR", hr))
+    if lr is None:
+        return [Pair(name, truth[name], sr=ours[name]) for name in ours], alone
+    kept = {name: truth[name] for name in ours}
+    small = {name: file for name, file in pictures(lr).items() if name in kept or name not in truth}
+    both, lonely = _both(small, kept, ("LR", lr), ("HR", hr))
+    return [Pair(name, truth[name], sr=ours[name], lr=both[name]) for name in both], {**alone, **lonely}
+
+
+def restored(lr: Path, hr: Path) -> tuple[list[Pair], dict[str, str]]:
+    """Pairs whose SR is restored from a folder of LR pictures, and those without a partner.
+
+    Raises:
+        UsageError: As :func:`finished`.
+    """
+    found, truth = pictures(lr), pictures(hr)
+    small, alone = _both(found, truth, ("LR", lr), ("HR", hr))
+    return [Pair(name, truth[name], lr=small[name]) for name in small], alone
+
+
+def degraded(hr: Path) -> list[Pair]:
+    """Pairs whose LR is made from HR.
+
+    Raises:
+        UsageError: As :func:`finished`.
+    """
+    return [Pair(name, file) for name, file in pictures(hr).items()]
+
+
+def _both(
+    ours: dict[str, Path], truth: dict[str, Path], our: tuple[str, Path], their: tuple[str, Path]
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Those of ours that have a partner, and what the others lack."""
+    both = {name: file for name, file in ours.items() if name in truth}
+    alone = {
+        name: f"{ours[name]}: has no {their[0]} partner in {their[1]}" for name in ours if name not in both
+    }
+    alone |= {
+        name: f"{truth[name]}: has no {our[0]} partner in {our[1]}" for name in truth if name not in ours
+    }
     return both, dict(sorted(alone.items()))
 
 
@@ -76,37 +107,3 @@ def _without_factor(ours: dict[str, Path], hr: dict[str, Path]) -> dict[str, Pat
         if name not in hr:
             named[short if short in hr and short not in named else name] = file
     return dict(sorted(named.items()))
-
-
-def finished(sr: Path, hr: Path) -> tuple[list[Pair], dict[str, str]]:
-    """Pairs of finished pictures, and those without a partner."""
-    both, alone = partners(sr, hr, "SR")
-
-    def pair(name: str, file: Path, truth: Path) -> Pair:
-        return Pair(name, truth, lambda _: (read(file), None))
-
-    return [pair(name, *files) for name, files in both.items()], alone
-
-
-def restored(lr: Path, hr: Path, restore: Restore) -> tuple[list[Pair], dict[str, str]]:
-    """Pairs whose SR is restored from a folder of LR pictures, and those without a partner."""
-    both, alone = partners(lr, hr, "LR")
-
-    def pair(name: str, file: Path, truth: Path) -> Pair:
-        return Pair(name, truth, lambda _: _timed(restore, read(file)))
-
-    return [pair(name, *files) for name, files in both.items()], alone
-
-
-def degraded(hr: Path, degrade: Degradation, restore: Restore, seed: int = 0) -> list[Pair]:
-    """Pairs whose LR is made from HR by ``onestep.data.degraded``, as ``onestep degrade`` makes it."""
-
-    def pair(name: str, truth: Path) -> Pair:
-        return Pair(name, truth, lambda picture: _timed(restore, data.degraded(picture, degrade, seed, name)))
-
-    return [pair(name, file) for name, file in pictures(hr).items()]
-
-
-def _timed(restore: Restore, picture: Picture) -> tuple[Picture, float]:
-    start = time.perf_counter()
-    return restore(picture), time.perf_counter() - start
