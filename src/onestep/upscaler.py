@@ -64,7 +64,8 @@ class Upscaler:
         where = pick_device(device)
         self.model = model.to(where).eval()
         self.model.apply(_channels_last)
-        self._engine = Engine(self.model, where, pick_dtype(dtype, where, half=model.traits.half))
+        self.engine = Engine(self.model, where, pick_dtype(dtype, where, half=model.traits.half))
+        """Runs the model over images."""
         self.card = card
         self.name = name or (card.name if card else type(model).__name__)
 
@@ -165,12 +166,12 @@ class Upscaler:
     @property
     def device(self) -> torch.device:
         """Where it calculates."""
-        return self._engine.device
+        return self.engine.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What it calculates in."""
-        return self._engine.dtype
+        return self.engine.dtype
 
     def options(self, given: Mapping[str, Any]) -> Any:
         """The model's ``Options``, from what is given and, for the rest, the defaults of the card.
@@ -201,7 +202,7 @@ class Upscaler:
 
     @cached_property
     def _layer_bytes(self) -> float:
-        return self._engine.layer_bytes()
+        return self.engine.layer_bytes()
 
     def _plan(self, width: int, height: int, settings: Settings, results: int) -> Plan:
         traits = self.model.traits
@@ -218,7 +219,7 @@ class Upscaler:
             return in_one
         if settings.tile != "auto":
             return min(whole(settings.tile, traits), in_one)
-        tile, free = whole(traits.tile, traits), free_memory(self._engine.device)
+        tile, free = whole(traits.tile, traits), free_memory(self.engine.device)
         while free is not None and tile**2 * self._layer_bytes > free / 2 and halved(tile, traits) < tile:
             tile = halved(tile, traits)
         return even(width, height, tile, settings.overlap, traits)
@@ -243,7 +244,7 @@ class Upscaler:
                 if progress is not None:
                     progress((finished + share * work) / total)
 
-            out, tile = self._engine.restore(
+            out, tile = self.engine.restore(
                 image, some, seed=settings.seed, tile=tile, overlap=settings.overlap, progress=report
             )
             finished += work

@@ -116,6 +116,13 @@ class Picture:
             InputError: the place cannot be written, or the format cannot hold a picture so large.
         """
         path = Path(path)
+        raster = self.raster(path, keep_metadata=keep_metadata, bits=bits)
+        if lossless is None:
+            lossless = self.format == "WEBP" and self.lossless
+        picture_write.store(path, raster, quality=quality, lossless=lossless)
+
+    def raster(self, path: Path, *, keep_metadata: bool = True, bits: int | None = None) -> Raster:
+        """What ``save`` puts into a file of this name; arguments as there."""
         name = picture_write.format_of(path)
         deep = name in picture_write.DEEP_FORMATS and (bits or self.bits) == 16
         channels = (1 if self.grey else 3) + (self.alpha is not None)
@@ -123,11 +130,7 @@ class Picture:
         icc = icc if icc and picture_write.holds_profile(name, icc, channels) else None
         picture = self if icc else self.in_srgb()
         raster = Raster(picture.to_uint16() if deep else picture.to_uint8(), icc=icc)
-        if keep_metadata:
-            raster = replace(raster, exif=self.exif, xmp=self.xmp, dpi=self.dpi)
-        if lossless is None:
-            lossless = self.format == "WEBP" and self.lossless
-        picture_write.store(path, raster, quality=quality, lossless=lossless)
+        return replace(raster, exif=self.exif, xmp=self.xmp, dpi=self.dpi) if keep_metadata else raster
 
     def in_srgb(self) -> "Picture":
         """The same picture without a profile: colours outside of sRGB become the nearest inside."""

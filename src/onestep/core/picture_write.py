@@ -119,6 +119,13 @@ def encode_png(array: Array) -> bytes:
     return buffer.getvalue()
 
 
+def encode_jpeg(array: Array, quality: int) -> bytes:
+    """(H, W, 1 or 3) uint8 as a JPEG without metadata, encoded as ``store`` does."""
+    buffer = BytesIO()
+    to_pillow(array).save(buffer, format="JPEG", **_options("JPEG", Raster(array), quality, lossless=False))
+    return buffer.getvalue()
+
+
 @contextmanager
 def _replacing(path: Path) -> Generator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends well and deleted otherwise."""
