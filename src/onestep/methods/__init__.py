@@ -11,7 +11,9 @@ from onestep.core.config import from_dict
 from onestep.core.contract import OneStepModel
 from onestep.core.errors import UsageError
 from onestep.methods.ctmsr import CtmsrConfig
+from onestep.methods.degradation import EstimatorModelConfig
 from onestep.methods.oftsr import StudentConfig, TeacherConfig
+from onestep.methods.prior import AutoencoderConfig, PriorModelConfig
 from onestep.methods.resample import ResampleConfig
 
 
@@ -25,8 +27,11 @@ class ModelConfig(Protocol):
 
 METHODS: Mapping[str, type[ModelConfig]] = {
     "ctmsr": CtmsrConfig,
+    "degradation-estimator": EstimatorModelConfig,
     "oftsr": StudentConfig,
     "oftsr-teacher": TeacherConfig,
+    "prior": PriorModelConfig,
+    "prior-vae": AutoencoderConfig,
     "resample": ResampleConfig,
 }
 

@@ -13,9 +13,14 @@ from pathlib import Path
 from onestep.core.config import updated
 from onestep.core.errors import OneStepError, UsageError
 from onestep.recipe import Recipe
-from onestep.recipes import ctmsr, oftsr
+from onestep.recipes import ctmsr, degradation, oftsr, prior
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {**oftsr.RECIPES, **ctmsr.RECIPES}
+RECIPES: Mapping[str, Callable[[], Recipe]] = {
+    **oftsr.RECIPES,
+    **ctmsr.RECIPES,
+    **degradation.RECIPES,
+    **prior.RECIPES,
+}
 
 
 def recipe(name: str) -> Recipe:

@@ -1,0 +1,229 @@
+"""A latent diffusion prior (VAE, U-Net, text encoder, schedule) with adapters in roles on one frozen base.
+
+Beside its neighbours this is the only place that knows diffusers and peft; both are imported when a prior is
+made, not before. Images are (B, 3, H, W) in [-1, 1], sides multiples of ``factor``; latents are scaled to
+about unit variance everywhere; t is an integer time of the schedule, 0 almost clean.
+
+    z_t = sqrt(abar_t) z + sqrt(1 - abar_t) n          noised latent
+    z   = (z_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)  clean estimate from predicted noise, in float32
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from onestep.core.errors import UsageError
+from onestep.networks.adapters import Adapters, unet_targets, vae_targets
+from onestep.networks.prior_config import PriorConfig, Schedule, VaeShape
+from onestep.networks.prompt_encoder import PromptEncoder, byte_tokenizer, text_model
+
+
+class DiffusionPrior(nn.Module):
+    """The frozen base, its adapters, and what they calculate."""
+
+    abar: Tensor
+    scaling: Tensor
+
+    def __init__(
+        self, vae: nn.Module, unet: nn.Module, text: PromptEncoder, schedule: Schedule, *, whole: bool
+    ) -> None:
+        """Put the parts together, frozen.
+
+        Args:
+            vae: diffusers ``AutoencoderKL``.
+            unet: diffusers ``UNet2DConditionModel`` that predicts the noise.
+            text: Makes embeddings of prompts.
+            schedule: What is left of a latent at every time.
+            whole: Whether the state dict holds the base too; if not, only what the role ``ships`` trains.
+        """
+        super().__init__()
+        self.vae, self.unet, self.text, self.whole = vae, unet, text, whole
+        self.requires_grad_(False)
+        shape, unet_shape = cast("Any", vae).config, cast("Any", unet).config
+        self.register_buffer("abar", schedule.remaining().float(), persistent=False)
+        self.register_buffer("scaling", torch.tensor(float(shape.scaling_factor)), persistent=whole)
+        self.factor = 2 ** (len(shape.block_out_channels) - 1)
+        """Pixels per latent, along a side."""
+        self.latent = int(shape.latent_channels)
+        self.sample = int(unet_shape.sample_size)
+        """Side of the latents that the U-Net was trained at."""
+        self.unet_adapters = Adapters(unet, unet_targets(unet), first="conv_in")
+        self.vae_adapters = Adapters(vae, vae_targets(vae))
+        self.ships: str | None = None
+        """The role that is part of the state dict; adapters of others are not."""
+        self.register_state_dict_post_hook(_only_shipped)
+        self.register_load_state_dict_post_hook(_others_are_elsewhere)
+
+    @classmethod
+    def build(cls, config: PriorConfig) -> "DiffusionPrior":
+        """With fresh weights; its state dict holds everything.
+
+        Raises:
+            UsageError: The libraries of the extra ``diffusion`` are not installed.
+        """
+        with library():
+            from diffusers import UNet2DConditionModel
+
+            vae = build_vae(config.vae)
+            unet: Any = UNet2DConditionModel(**config.unet.arguments(config.vae.latent, config.text.width))
+            text = PromptEncoder(byte_tokenizer(), text_model(config.text), length=config.text.length)
+        return cls(vae, unet, text, config.schedule, whole=True)
+
+    def add_role(
+        self, role: str, rank: int, *, vae_rank: int | None = None, prefix: str | None = None, full: bool
+    ) -> None:
+        """Give a role adapters on the whole U-Net, and on the encoder of the VAE where it has a rank there.
+
+        Args:
+            role: Its name.
+            rank: Of the adapters of the U-Net.
+            vae_rank: Of those of the VAE; None: the role leaves the VAE alone.
+            prefix: Of the adapters' names; the role's name by default.
+            full: Whether it has a full copy of the U-Net's first convolution.
+        """
+        with library():
+            self.unet_adapters.add(role, rank, prefix=prefix, full=full)
+            if vae_rank is not None:
+                self.vae_adapters.add(role, vae_rank, prefix=prefix)
+
+    def parameters_of(self, role: str) -> list[nn.Parameter]:
+        """What a role trains."""
+        adapted = [a for a in (self.unet_adapters, self.vae_adapters) if role in a.roles]
+        return [parameter for adapters in adapted for parameter in adapters.parameters(role)]
+
+    @contextmanager
+    def using(self, role: str | None, parts: Sequence[str] | None = None) -> Generator[None]:
+        """Let a role act in U-Net and VAE; None: the base alone; ``parts``: some parts of the U-Net alone."""
+        in_vae = role if role in self.vae_adapters.roles else None
+        with self.unet_adapters.using(role, parts), self.vae_adapters.using(in_vae):
+            yield
+
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """A latent (B, latent, H / factor, W / factor) of an image: the posterior's mean, or a sample of it.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1].
+            noise: Standard normal, of the latent's shape; None: the mean.
+        """
+        vae = cast("Any", self.vae)
+        with self._plain(vae) as dtype:
+            moments = vae.quant_conv(vae.encoder(image.to(dtype))).float()
+        return self.scaling * posterior(moments, noise)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """An image (B, 3, H, W), nominally in [-1, 1], of a latent."""
+        vae = cast("Any", self.vae)
+        with self._plain(vae) as dtype:
+            return vae.decoder(vae.post_quant_conv((latent / self.scaling).to(dtype)))
+
+    def epsilon(self, latent: Tensor, t: Tensor | int, text: Tensor) -> Tensor:
+        """The noise that the U-Net sees in a latent (B, latent, h, w) at times t (B,), given embeddings."""
+        unet = cast("Any", self.unet)
+        text = text.expand(len(latent), -1, -1)
+        with self._plain(unet) as dtype:
+            return unet(latent.to(dtype), t, encoder_hidden_states=text.to(dtype)).sample
+
+    def noised(self, latent: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """z_t of a latent, in float32; t is (B,)."""
+        abar = self.abar[t].reshape(-1, 1, 1, 1)
+        return abar.sqrt() * latent.float() + (1 - abar).sqrt() * noise.float()
+
+    def clean(self, latent: Tensor, epsilon: Tensor, t: Tensor | int) -> Tensor:
+        """The clean estimate from predicted noise at times t, in float32."""
+        abar = self.abar[t].reshape(-1, 1, 1, 1)
+        return (latent.float() - (1 - abar).sqrt() * epsilon.float()) / abar.sqrt()
+
+    def settle(self, role: str, dtype: torch.dtype | None = None) -> None:
+        """Fold a role into the weights for good, in float32, and then cast them: faster, and no way back."""
+        self.unet_adapters.settle(role, dtype)
+        self.vae_adapters.settle(role, dtype)
+
+    def save_memory(self) -> None:
+        """Recompute the layers of U-Net and VAE in the backward pass instead of keeping them."""
+        for network, adapters in ((self.unet, self.unet_adapters), (self.vae, self.vae_adapters)):
+            cast("Any", network).enable_gradient_checkpointing(_recomputing(adapters))
+
+    @contextmanager
+    def _plain(self, network: nn.Module) -> Generator[torch.dtype | None]:
+        """The type of a network's inputs; one cast to low precision runs as it is, without autocast."""
+        first = next(network.parameters())
+        if first.dtype == torch.float32:
+            yield None
+        else:
+            with torch.autocast(first.device.type, enabled=False):
+                yield first.dtype
+
+
+def build_vae(shape: VaeShape) -> nn.Module:
+    """A diffusers ``AutoencoderKL`` with fresh weights.
+
+    Raises:
+        UsageError: The libraries of the extra ``diffusion`` are not installed.
+    """
+    with library():
+        from diffusers import AutoencoderKL
+
+        return cast("nn.Module", AutoencoderKL(**shape.arguments()))
+
+
+def posterior(moments: Tensor, noise: Tensor | None) -> Tensor:
+    """A sample, or with no noise the mean, of the Gaussian whose moments (B, 2 C, h, w) a VAE encodes to."""
+    mean, logvar = moments.chunk(2, 1)
+    return mean if noise is None else mean + (0.5 * logvar.clamp(-30, 20)).exp() * noise
+
+
+@contextmanager
+def library() -> Generator[None]:
+    """Say in one line what is not installed.
+
+    Raises:
+        UsageError: A library of the extra ``diffusion`` is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"this needs {error.name or error}, which is not installed: pip install 'onestep-sr[diffusion]'"
+        ) from error
+
+
+def _recomputing(adapters: Adapters) -> Callable[..., Any]:
+    """Checkpointing that recomputes with the adapters that acted in the forward pass."""
+
+    def run(module: nn.Module, *inputs: Any) -> Any:
+        state = adapters.state
+        return checkpoint(
+            module, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), adapters.resuming(state))
+        )
+
+    return run
+
+
+def _absent(prior: DiffusionPrior) -> set[str]:
+    """Names of a prior's own tensors that are not part of its state dict."""
+    absent: set[str] = set()
+    for part, adapters in (("unet", prior.unet_adapters), ("vae", prior.vae_adapters)):
+        names = {name for name, _ in adapters.network.named_parameters()}
+        shipped = adapters.names(prior.ships) if prior.ships in adapters.roles else set[str]()
+        others = [adapters.names(role) for role in adapters.roles if role != prior.ships]
+        gone = set[str]().union(*others) if prior.whole else names - shipped
+        absent |= {f"{part}.{name}" for name in gone}
+    return absent
+
+
+def _only_shipped(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    del metadata
+    for name in _absent(cast("DiffusionPrior", module)):
+        state.pop(prefix + name, None)
+
+
+def _others_are_elsewhere(module: nn.Module, incompatible: Any) -> None:
+    absent = _absent(cast("DiffusionPrior", module))
+    for key in list(incompatible.missing_keys):
+        parts = key.split(".")
+        if any(".".join(parts[start:]) in absent for start in range(len(parts))):
+            incompatible.missing_keys.remove(key)
