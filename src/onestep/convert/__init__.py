@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestep import checkpoint
 from onestep.checkpoint import Card
-from onestep.convert import oftsr
+from onestep.convert import de_net, oftsr
 from onestep.core.errors import InputError, UsageError
 
 __all__ = ["ADAPTERS", "Adapter", "convert_file"]
@@ -21,7 +21,13 @@ __all__ = ["ADAPTERS", "Adapter", "convert_file"]
 Adapter = Callable[[Path, str, Mapping[str, str]], tuple[dict[str, Tensor], Card]]
 
 ADAPTERS: Mapping[str, Adapter | None] = MappingProxyType(
-    {"oftsr": oftsr.from_official, "ctmsr": None, "osediff": None, "s3diff": None, "de_net": None}
+    {
+        "oftsr": oftsr.from_official,
+        "ctmsr": None,
+        "osediff": None,
+        "s3diff": None,
+        "de_net": de_net.from_official,
+    }
 )
 """Method -> its adapter; None: the name is known, but files of it cannot be converted yet."""
 

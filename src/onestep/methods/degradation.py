@@ -1,0 +1,167 @@
+"""The degradation estimator as a method: its training, and its scores as what a whole image decides.
+
+    margin ranking: max(0, m (s_b - s_a) - (f(b) - f(a)))  where b is degraded more than a
+    anchors:        f(clean)^2 + (1 - f(worst))^2
+
+Paper: Mou et al., MM-RealSR (arXiv 2205.04910), section 3.2, where it is trained beside a restorer, on pairs
+of copies of one picture. Here it is trained alone, on strengths s that are known, and every two pictures of a
+batch are compared whose strengths can be: b is worse if no kind of degradation is weaker and one is stronger.
+So the scores of different pictures can be compared too. Deviations: docs/methods/s3diff.md.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from onestep import checkpoint
+from onestep.core.config import from_dict
+from onestep.core.contract import Condition, Loss, NoOptions, Objective, OneStepModel, Pair, Traits
+from onestep.core.errors import UsageError
+from onestep.degrade.strengths import BLUR, KINDS, NOISE, Kind, degrade, draw
+from onestep.networks.degradation_estimator import DegradationEstimator, EstimatorConfig
+
+NAME = "degradation-estimator"
+"""Of the method, of its recipe, and of the weights that come with the package."""
+
+_APART = 0.1
+"""Strengths nearer than this are not compared."""
+
+
+@dataclass(frozen=True)
+class EstimatorModelConfig:
+    """The estimator (method "degradation-estimator")."""
+
+    network: EstimatorConfig = field(default_factory=EstimatorConfig)
+
+    def build(self) -> "EstimatorModel":
+        """With fresh weights."""
+        return EstimatorModel(self)
+
+
+class EstimatorModel(OneStepModel):
+    """It restores nothing: the picture comes out as it went in; what it finds is its condition."""
+
+    Options = NoOptions
+
+    def __init__(self, config: EstimatorModelConfig) -> None:
+        super().__init__()
+        self.config, self.traits = config, Traits(scale=1, tile=512, overlap=0)
+        self.net = DegradationEstimator(config.network)
+
+    def noise_shape(self, lr: torch.Size) -> torch.Size:
+        """No noise is used."""
+        return torch.Size((lr[0], 0, lr[2], lr[3]))
+
+    def condition(self, lr: Tensor, options: NoOptions) -> Condition:
+        """{"degradation": (B, 2) in (0, 1)}: blur and noise of the whole image."""
+        return {"degradation": self.net(lr)}
+
+    def forward(self, lr: Tensor, noise: Tensor, condition: Condition) -> Tensor:
+        """(B, 3, H, W) to the same."""
+        return lr
+
+
+def load_estimator(path: Path | None = None) -> EstimatorModel:
+    """The estimator of a release file, in evaluation mode; None: the one that came with the package.
+
+    Raises:
+        UsageError: The file holds another method.
+        InputError: The file cannot be read, or its tensors do not fit.
+    """
+    if path is None:
+        path = Path(str(resources.files("onestep") / "weights" / f"{NAME}.safetensors"))
+    tensors, card = checkpoint.read(path)
+    if card.method != NAME:
+        raise UsageError(f"{path}: holds the method {card.method!r}; a release file of {NAME!r} is needed")
+    model = from_dict(EstimatorModelConfig, card.config).build()
+    checkpoint.load(model, tensors, path)
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """Training of the estimator."""
+
+    model: EstimatorModelConfig = field(default_factory=EstimatorModelConfig)
+    margin: float = 0.5
+    """Scores shall differ by this times the difference of the strengths (0.05 where they differ by 0.1)."""
+    anchor: float = 1.0
+    """Weight of the anchors beside the ranking."""
+    anchors: int = 2
+    """Crops of a batch whose two copies are the clean and the worst one."""
+
+    def build(self) -> "Ranking":
+        """With fresh weights."""
+        return Ranking(self)
+
+
+class Ranking(Objective):
+    """Two copies of every LR crop, the second a weaker version of the first; all scores are ranked."""
+
+    def __init__(self, config: RankingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model: EstimatorModel = config.model.build()  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """One group."""
+        return {"model": list(self.model.parameters())}
+
+    def losses(self, pair: Pair, step: int) -> Iterator[Loss]:
+        """One move, on LR alone."""
+        images, strengths = self.copies(pair.lr)
+        scores = self.model.net(images).float()
+        clean = slice(0, self.config.anchors)
+        worst = slice(len(pair.lr), len(pair.lr) + self.config.anchors)
+        terms = {
+            "blur": ranked(scores[:, 0], _table(strengths, BLUR, scores), self.config.margin),
+            "noise": ranked(scores[:, 1], _table(strengths, NOISE, scores), self.config.margin),
+            "anchor": self.config.anchor
+            * (scores[clean].square().mean() + (1 - scores[worst]).square().mean()),
+        }
+        yield Loss("model", terms)
+
+    def copies(self, lr: Tensor) -> tuple[Tensor, list[dict[Kind, float]]]:
+        """2 B degraded images in [-1, 1], 8 bit, and their strengths: B, then a weaker copy of each.
+
+        The first ``anchors`` are clean, and their second copies are the worst of all.
+        """
+        generator = torch.Generator().manual_seed(int(torch.randint(1 << 62, ())))
+        images: list[Tensor] = []
+        strengths: list[dict[Kind, float]] = []
+        for copy in range(2):
+            for index in range(len(lr)):
+                if index < self.config.anchors:
+                    chosen: dict[Kind, float] = dict.fromkeys(KINDS, float(copy))
+                elif copy == 0:
+                    chosen = draw(BLUR, generator) | draw(NOISE, generator)
+                else:
+                    shares = torch.rand(len(KINDS), generator=generator).tolist()
+                    chosen = {
+                        k: s * share for (k, s), share in zip(strengths[index].items(), shares, strict=True)
+                    }
+                image = degrade((lr[index].cpu() / 2 + 0.5).clamp(0, 1), chosen, generator)
+                images.append((image * 255).round().clamp(0, 255) / 127.5 - 1)
+                strengths.append(chosen)
+        return torch.stack(images).to(lr.device), strengths
+
+
+def ranked(scores: Tensor, strengths: Tensor, margin: float) -> Tensor:
+    """Mean margin ranking loss of scores (N,) over all pairs that their strengths (N, K) order; a scalar.
+
+    Pair (a, b) counts if b is nowhere weaker than a, and somewhere stronger by 0.1 or more.
+    """
+    difference = strengths[None] - strengths[:, None]  # [a, b]: how much stronger b is
+    gap = difference.amax(-1)
+    counts = (difference.amin(-1) >= 0) & (gap >= _APART)
+    missing = torch.relu(margin * gap - (scores[None] - scores[:, None]))
+    return (missing * counts).sum() / counts.sum().clamp_min(1)
+
+
+def _table(strengths: Sequence[Mapping[Kind, float]], kinds: Sequence[Kind], like: Tensor) -> Tensor:
+    """(N, K) strengths of some kinds."""
+    return like.new_tensor([[one.get(kind, 0.0) for kind in kinds] for one in strengths])

@@ -1,0 +1,134 @@
+"""How blurred and how noisy a picture is: the degradation estimator of MM-RealSR, which S3Diff uses.
+
+Two independent branches, one for blur and one for noise: a convolution, residual blocks without
+normalisation, the mean over the picture, two linear layers, a sigmoid. The scores are ranks, not sigmas: 0
+is clean, 1 is the worst of the training; "blur" includes reduction, "noise" includes JPEG. Names of modules
+are the official ones (``body.1.6.weight``: branch, layer). Source: Mou et al. 2022 (arXiv 2205.04910).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onestep.core.errors import UsageError
+
+SCORES = ("blur", "noise")
+"""What the columns of the output, and the branches, stand for."""
+_BAND = 512
+"""Rows of a picture that are in memory at once."""
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """Shape of each branch; the defaults are the published ones (2,351,362 parameters in 80 tensors)."""
+
+    widths: tuple[int, ...] = (64, 64, 64, 128)
+    """Channels of each stage."""
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    """Residual blocks of each stage."""
+    strides: tuple[int, ...] = (1, 1, 2)
+    """Reduction between stages; a convolution stands there where it or the width changes something."""
+    hidden: int = 512
+    """Width between the two linear layers."""
+
+    def __post_init__(self) -> None:
+        """Refuse stages that do not line up.
+
+        Raises:
+            UsageError: One line that names the field.
+        """
+        if not len(self.widths) == len(self.blocks) == len(self.strides) + 1:
+            raise UsageError("estimator: widths and blocks need one entry per stage, strides one less")
+
+    @classmethod
+    def compact(cls) -> "EstimatorConfig":
+        """A twenty-fifth of the work: what this project trains and ships."""
+        return cls(widths=(16, 32, 64), blocks=(1, 1, 2), strides=(2, 2), hidden=128)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per feature vector, along a side."""
+        return math.prod(self.strides)
+
+    @property
+    def reach(self) -> int:
+        """Pixels that a feature vector sees in each direction, rounded up to a multiple of ``stride``."""
+        reach, step = 1, 1
+        for index, count in enumerate(self.blocks):
+            reach += 2 * count * step
+            if index < len(self.strides) and self.changes(index):
+                reach += step
+                step *= self.strides[index]
+        return -(-reach // self.stride) * self.stride
+
+    def changes(self, stage: int) -> bool:
+        """Whether a convolution stands between a stage and the next."""
+        return self.strides[stage] > 1 or self.widths[stage] != self.widths[stage + 1]
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(ReLU(conv(x))), 3x3."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) to the same."""
+        return x + self.conv2(torch.relu(self.conv1(x)))
+
+
+class DegradationEstimator(nn.Module):
+    """A picture to its scores of blur and noise."""
+
+    def __init__(self, config: EstimatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        branches = range(len(SCORES))
+        first, last = config.widths[0], config.widths[-1]
+        self.conv_first = nn.ModuleList(nn.Conv2d(3, first, 3, padding=1) for _ in branches)
+        self.body = nn.ModuleList(nn.Sequential(*_layers(config)) for _ in branches)
+        self.fc_degree = nn.ModuleList(
+            nn.Sequential(nn.Linear(last, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
+            for _ in branches
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores (B, 2) in (0, 1), float32: blur, noise.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1], RGB, at its own size: neither enlarged nor padded. (Official
+                weights expect [0, 1]; that is what the branches get.)
+        """
+        image = image / 2 + 0.5
+        columns = [self._score(image, branch) for branch in range(len(SCORES))]
+        return torch.cat(columns, 1)
+
+    def _score(self, image: Tensor, branch: int) -> Tensor:
+        sums = [part.float().sum((2, 3)) for part in self._features(image, branch)]
+        height, width = (-(-side // self.config.stride) for side in image.shape[-2:])
+        mean = torch.stack(sums).sum(0) / (height * width)
+        with torch.autocast(image.device.type, enabled=False):
+            return torch.sigmoid(self.fc_degree[branch](mean))
+
+    def _features(self, image: Tensor, branch: int) -> Iterator[Tensor]:
+        """The features of a picture, band of rows by band of rows; a band sees what it needs around it."""
+        stride, reach, rows = self.config.stride, self.config.reach, image.shape[-2]
+        for top in range(0, rows, _BAND):
+            start, end = max(0, top - reach), min(rows, top + _BAND + reach)
+            found = self.body[branch](self.conv_first[branch](image[..., start:end, :]))
+            kept = (top - start) // stride
+            last = top + _BAND >= rows
+            yield found[..., kept : None if last else kept + _BAND // stride, :]
+
+
+def _layers(config: EstimatorConfig) -> Iterator[nn.Module]:
+    for stage, (width, count) in enumerate(zip(config.widths, config.blocks, strict=True)):
+        for _ in range(count):
+            yield ResidualBlock(width)
+        if stage < len(config.strides) and config.changes(stage):
+            yield nn.Conv2d(width, config.widths[stage + 1], 3, config.strides[stage], 1)
