@@ -9,7 +9,7 @@ import secrets
 import struct
 import zlib
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Final
@@ -66,7 +66,13 @@ def holds_profile(name: str, icc: bytes, channels: int) -> bool:
 
 
 def store(
-    path: Path, raster: Raster, *, quality: int, lossless: bool, whole: tuple[int, int] | None = None
+    path: Path,
+    raster: Raster,
+    *,
+    quality: int,
+    lossless: bool,
+    whole: tuple[int, int] | None = None,
+    into: Path | None = None,
 ) -> None:
     """Write (H, W, C) of type uint8, or uint16 where the format holds it.
 
@@ -79,6 +85,7 @@ def store(
         quality: 1 to 100, for JPEG and lossy WebP.
         lossless: for WebP.
         whole: (height, width) of the picture that the raster is the first rows of; None: its own.
+        into: a file to write instead, at once; ``path`` then only stands in messages.
 
     Raises:
         UsageError: an extension that cannot be written, or a quality out of range.
@@ -92,7 +99,7 @@ def store(
     _check_side(path, name, size)
     raster = _for_format(path, name, raster, size)
     try:
-        with _replacing(path) as part:
+        with _replacing(path) if into is None else nullcontext(into) as part:
             if name == "TIFF":
                 encode_tiff(part, raster, size[0])
             elif name == "BMP" and raster.array.shape[-1] in (2, 4):
