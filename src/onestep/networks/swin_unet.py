@@ -28,6 +28,9 @@ NOMINAL = 64
 GROUPS = 32
 """Groups of every group normalisation."""
 
+GAIN = 4.0
+"""Factor on a state that is a difference: it is small."""
+
 Resample = Literal["keep", "down", "up"]
 
 
@@ -57,7 +60,7 @@ class SwinUNetConfig:
     head: Literal["convolutions", "shuffle"] = "convolutions"
     """Two nearest-neighbour doublings with convolutions at HR resolution, or a pixel shuffle at the end."""
     residual: bool = False
-    """Whether the network adds to the upsampled LR image, or makes the whole image."""
+    """Whether state and result are differences from the upsampled LR image (ours), or whole images."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that are no network.
@@ -227,6 +230,10 @@ class SwinUNet(nn.Module):
             self.conv_up2 = nn.Conv2d(config.base, config.base, 3, padding=1)
         out = 3 if config.head == "convolutions" else folded
         self.conv_last = nn.Conv2d(config.base, out, 3, padding=1)
+        self.share = nn.Linear(config.embedding, folded) if config.residual else None
+        if self.share is not None:
+            nn.init.zeros_(self.share.weight)
+            nn.init.zeros_(self.share.bias)
 
     def forward(self, x: Tensor, c: Tensor, lr: Tensor) -> Tensor:
         """One evaluation.
@@ -237,12 +244,14 @@ class SwinUNet(nn.Module):
             lr: (B, 3, h, w), in [-1, 1].
 
         Returns:
-            (B, 3, h * scale, w * scale), without the upsampled LR image.
+            (B, 3, h * scale, w * scale), an image or a difference as the state is.
         """
         kind = self.map_layer0.weight.dtype
         embedding = F.silu(self.map_layer0(level_embedding(c, self.config.base).to(kind)))
         embedding = F.silu(self.map_layer1(embedding))
-        h = torch.cat([F.pixel_unshuffle(x, self.scale), lr], 1).to(kind, memory_format=torch.channels_last)
+        folded = F.pixel_unshuffle(x, self.scale)
+        state = folded * GAIN if self.config.residual else folded
+        h = torch.cat([state, lr], 1).to(kind, memory_format=torch.channels_last)
         skips: list[Tensor] = []
         for layer in self.enc.values():
             h = layer(h, embedding) if isinstance(layer, Block) else layer(h)
@@ -253,7 +262,11 @@ class SwinUNet(nn.Module):
                 h = layer(torch.cat([h, skips.pop()], 1) if h.shape[1] != wanted else h, embedding)
             else:
                 h = F.silu(layer(h)) if isinstance(layer, nn.GroupNorm | nn.LayerNorm) else layer(h)
-        return self._head(h)
+        if self.share is None:
+            return self._head(h)
+        return self._head(h).float() + F.pixel_shuffle(
+            self.share(embedding).float()[:, :, None, None] * folded, self.scale
+        )
 
     def _head(self, h: Tensor) -> Tensor:
         if self.config.head == "shuffle":

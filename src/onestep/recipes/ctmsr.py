@@ -43,19 +43,20 @@ def published(ct_steps: int, dtm_steps: int, name: str) -> Recipe:
     )
 
 
-def compact(scale: int, ct_steps: int = 1_850, dtm_steps: int = 550) -> Recipe:
+def compact(scale: int, ct_steps: int = 1_700, dtm_steps: int = 500) -> Recipe:
     """The compact model: consistency training, then DTM, in one run that fits a CPU."""
     network = SwinUNetConfig.compact()
     return Recipe(
         name=f"ctmsr-compact-x{scale}",
         method="ctmsr",
         objective=ConsistencyConfig(
-            model=CtmsrConfig(network, scale=scale),
+            model=CtmsrConfig(network, scale=scale, sigma_max=0.2),
             ct_steps=ct_steps,
             dtm_steps=dtm_steps,
             draw="image",
             perceptual_net="squeeze",
-            refresh=275,
+            perceptual_shift=7,
+            refresh=250,
         ),
         degradation="resshift",
         data=DataConfig(folder="train", crop=32 * scale, scale=scale),
@@ -66,7 +67,7 @@ def compact(scale: int, ct_steps: int = 1_850, dtm_steps: int = 550) -> Recipe:
                 "model": OptimizerConfig(lr=4e-4, kind="adamw", betas=(0.9, 0.99), warmup=200, decay_to=0.1)
             },
             ema=0.995,
-            save_every=185,
+            save_every=170,
         ),
         check=CheckConfig(every=1_000, metrics=("psnr-y", "ssim-y", "niqe")),
     )
@@ -96,7 +97,7 @@ def toy() -> Recipe:
     return replace(
         first,
         name="ctmsr-toy",
-        objective=replace(first.objective, model=CtmsrConfig(small), refresh=25),
+        objective=replace(first.objective, model=CtmsrConfig(small, sigma_max=0.2), refresh=25),
         degradation="bicubic",
         data=DataConfig(folder="synthetic", crop=64, scale=4, workers=0, pictures=64),
         train=replace(

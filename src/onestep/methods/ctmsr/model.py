@@ -126,11 +126,13 @@ class Ctmsr(OneStepModel):
 
         ``y`` is ``lr_up(lr)`` where the caller has it already.
         """
-        c_skip, c_out, c_noise = preconditioning(sigma)
-        image = self.model(x, c_noise, lr).float()
-        if self.config.network.residual:
-            image = image + (self.lr_up(lr) if y is None else y)
-        return like(c_skip, x) * x.float() + like(c_out, x) * image
+        c_skip, c_out, c_noise = (like(one, x) for one in preconditioning(sigma))
+        x = x.float()
+        if not self.config.network.residual:
+            return c_skip * x + c_out * self.model(x, c_noise.flatten(), lr).float()
+        y = self.lr_up(lr) if y is None else y
+        detail = self.model(x - y, c_noise.flatten(), lr).float()
+        return c_skip * x + (1 - c_skip) * y + c_out * detail
 
     def condition(self, lr: Tensor, options: CtmsrOptions) -> Condition:
         """{"official": (1,)}: whether the official tiling is asked for."""

@@ -42,6 +42,9 @@ class ConsistencyConfig:
     draw: Literal["batch", "image"] = "batch"
     """Whether a level is drawn for all images together, as in the official code, or for each."""
     perceptual_net: Literal["squeeze", "alex", "vgg"] = "vgg"
+    perceptual_shift: int = 0
+    """Ours: up to so many rows and columns are cut off, at random, before LPIPS looks at two images; the
+    strides of its network leave blind spots on a grid, where a small model learns to hide patterns."""
     dtm_intervals: int = 3
     """M: the range of DTM's levels is a share of M + 1."""
     dtm_range: tuple[float, float] = (0.1, 0.5)
@@ -60,7 +63,7 @@ class ConsistencyConfig:
         Raises:
             UsageError: One line that names the field.
         """
-        for name in ("ct_steps", "dtm_steps"):
+        for name in ("ct_steps", "dtm_steps", "perceptual_shift", "dtm_guard"):
             if getattr(self, name) < 0:
                 raise UsageError(f"objective.{name}={getattr(self, name)}: must be at least 0")
         for name in ("dtm_intervals", "refresh"):
@@ -207,12 +210,19 @@ class ConsistencyTrajectory(Objective):
         target = self.target(below, sigma[n], pair.lr, y)
         result = self.model.clean(above, sigma[n + 1], pair.lr, y)
         terms = {
-            "lpips": 0.5 * self.perceptual(result, target).mean(),
+            "lpips": 0.5 * self.distance(result, target).mean(),
             "charbonnier": 0.5 * charbonnier(result, target),
         }
         if self.snapshot is not None and step >= config.ct_steps:
             terms["dtm"] = self.matching(result, x0, y, pair.lr, alpha, sigma)
         yield Loss("model", terms)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """LPIPS (B,) of two images, from a random corner on where the config asks for it."""
+        if self.config.perceptual_shift:
+            top, left = torch.randint(self.config.perceptual_shift + 1, (2,)).tolist()
+            a, b = a[..., top:, left:], b[..., top:, left:]
+        return self.perceptual(a, b)
 
     @torch.no_grad()
     def target(self, x: Tensor, sigma: Tensor, lr: Tensor, y: Tensor) -> Tensor:
@@ -239,7 +249,7 @@ class ConsistencyTrajectory(Objective):
         difference = self.discrepancy(result, x0, y, lr, alpha[i], sigma[i], torch.randn_like(x0))
         weight = self.weight(result, x0)
         pulled = result.detach() - difference
-        return (0.5 * self.config.dtm_gain * weight * self.perceptual(result, pulled)).mean()
+        return (0.5 * self.config.dtm_gain * weight * self.distance(result, pulled)).mean()
 
     @torch.no_grad()
     def discrepancy(
@@ -253,9 +263,10 @@ class ConsistencyTrajectory(Objective):
         )
         return ends[: len(x0)] - ends[len(x0) :]
 
+    @torch.no_grad()
     def weight(self, result: Tensor, x0: Tensor) -> Tensor:
         """W (B,): one over the mean absolute error of each result, or ones."""
         if self.config.dtm_weight == "simple":
             return x0.new_ones(len(x0))
-        error = (result.detach() - x0).abs().mean(dim=(1, 2, 3))
+        error = (result - x0).abs().mean(dim=(1, 2, 3))
         return 1 / error.clamp(min=self.config.dtm_guard)
