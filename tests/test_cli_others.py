@@ -38,7 +38,11 @@ OPTIONS = {
     | FILES
     | {"--preset", "--scale", "-s", "--seed", "--ext", "--suffix", "--quality", "--max-pixels"},
     "convert": SAY | FILES | {"--method", "--option", "-O"},
-    "evaluate": SAY | FILES | MODEL | {"--sr", "--hr", "--lr", "--preset", "--metrics", "--protocol"},
+    "evaluate": SAY
+    | FILES
+    | MODEL
+    | {"--sr", "--hr", "--lr", "--preset", "--metrics", "--protocol", "--scale", "-s", "--sweep", "--compare"}
+    | {"--workers", "--tile", "-t", "--overlap", "--name", "--against", "--dataset", "--no-images"},
     "bench": SAY | FILES | {"--model", "-n", "--repeats", "--rivals"},
     "doctor": SAY,
 }
@@ -312,8 +316,8 @@ def test_a_metric_without_its_weights_is_one_line_and_the_rest_is_scored(hr, cap
     assert "no network in tests" in line
 
 
-@pytest.mark.parametrize("name", ["r.json", "r.csv", "r.md"])
-def test_reports_in_three_formats(hr, tmp_path, name):
+@pytest.mark.parametrize("name", ["r.json", "r.csv", "r.md", "r.html"])
+def test_reports_in_four_formats(hr, tmp_path, name):
     assert evaluate("--sr", hr, "--hr", hr, "-o", name, "--protocol", "classic-y-crop") == 0
     text = (tmp_path / name).read_text("utf-8")
     assert "psnr-y" in text
@@ -326,8 +330,11 @@ def test_reports_in_three_formats(hr, tmp_path, name):
         (["--hr", "hr"], "give one of"),
         (["--hr", "hr", "--sr", "hr", "--preset", "bicubic"], "give one of"),
         (["--hr", "hr", "--sr", "hr", "-n", "tiny"], "no meaning"),
-        (["--hr", "hr", "--sr", "hr", "-o", "r.html"], ".json, .csv or .md"),
+        (["--hr", "hr", "--sr", "hr", "-o", "r.pdf"], ".json, .csv, .md or .html"),
         (["--hr", "hr", "--sr", "hr", "-o", "hr/p0.png/r.md"], "cannot be written"),
+        (["--hr", "hr", "--sr", "hr", "--against", "me"], "write --against paper"),
+        (["--hr", "hr", "--sr", "hr", "--dataset", "drealsr"], "give --against paper too"),
+        (["--hr", "hr", "--sr", "hr", "--against", "paper", "--dataset", "x"], "no paper's table"),
         (["--hr", "hr", "--sr", "nowhere"], "nowhere: no such folder"),
         (["--hr", "hr", "--sr", "hr", "--protocol", "odd"], "no protocol"),
         (["--hr", "hr", "--sr", "hr", "--metrics", "beauty"], "no metric"),

@@ -67,7 +67,7 @@ def run(words: Sequence[str]) -> int:
     raised for defects of the program itself.
     """
     try:
-        with typer.main.get_command(app).make_context("onestep", list(words)) as context:
+        with typer.main.get_command(app).make_context("onestep", list(words), obj=tuple(words)) as context:
             context.command.invoke(context)
     except typer.Exit as leave:
         return leave.exit_code

@@ -1,5 +1,6 @@
 """``onestep evaluate``."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ Folder = Annotated[Path | None, typer.Option("--hr", metavar="DIR", help="The tr
 
 
 def evaluate(
+    context: typer.Context,
     reports: Annotated[
         list[Path] | None, typer.Argument(metavar="[REPORT...]", help="Finished reports, for --compare.")
     ] = None,
@@ -44,8 +46,20 @@ def evaluate(
     ] = None,
     output: Annotated[
         list[Path] | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Report: .json, .csv or .md; repeatable."),
+        typer.Option("--output", "-o", metavar="FILE", help="Report: .json, .csv, .md or .html; repeatable."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="TEXT", help="What the scored one is called in tables.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="paper", help="Show the rows of the papers' tables beside ours."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="NAME", help="Which test set of the papers the pictures are."),
+    ] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="No pictures in the .html report.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Join finished reports into one.")] = False,
     workers: Annotated[
         str, typer.Option("--workers", metavar="N|auto", help="Processes that score.", show_default=True)
@@ -63,11 +77,14 @@ def evaluate(
     """Score finished pictures (--sr), or a model on small ones (--lr) or on ones it is given (--preset)."""
     del debug
     from onestep.cli import scoring
+    from onestep.cli.reports import Output
 
     given = scoring.Given(
         hr, sr, lr, model, preset, realism, tuple(option or ()), sweep, seed, tile, overlap, device, dtype
     )
-    wanted = scoring.Wanted(metrics, protocol, scale, tuple(output or ()), workers)
+    command = shlex.join(("onestep", *context.obj))
+    where = Output(tuple(output or ()), against, dataset, not no_images, command)
+    wanted = scoring.Wanted(metrics, protocol, scale, where, workers, name)
     screen = Screen(as_json, quiet, verbose)
     code = (
         scoring.compare(tuple(reports or ()), given, wanted, screen)

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from onestep import catalog, hub
 from onestep import evaluate as journey
-from onestep.cli.inputs import make_room
+from onestep.cli.reports import Output
 from onestep.cli.screen import Screen, complain
 from onestep.cli.upscale import model_options, tile_of, value_of
 from onestep.core.errors import InputError, UsageError
@@ -22,7 +22,6 @@ from onestep.plan import Settings
 from onestep.runtime import pick_device
 from onestep.upscaler import Upscaler
 
-ENDINGS = (".json", ".csv", ".md")
 _PER_WORKER = 8
 """Pictures below which another process takes longer to start than it saves."""
 
@@ -70,8 +69,10 @@ class Wanted:
     metrics: str | None
     protocol: str
     scale: int | None
-    outputs: tuple[Path, ...]
+    output: Output
     workers: str
+    name: str | None = None
+    """What the entrant is called; None: by its model."""
 
     def names(self) -> list[str] | None:
         """The metrics; None: those of the protocol.
@@ -94,18 +95,6 @@ class Wanted:
         """
         rules = journey.protocol(self.protocol)
         return rules if self.scale is None else rules.at(self.scale)
-
-    def check_outputs(self) -> None:
-        """See that every report can be written.
-
-        Raises:
-            UsageError: An ending that means no format, or a folder that cannot be written.
-        """
-        for path in self.outputs:
-            if path.suffix.lower() not in ENDINGS:
-                raise UsageError(f"{path}: a report ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
-        for path in self.outputs:
-            make_room(path.parent)
 
     def processes(self, pictures: int, *, restoring_here: bool) -> int:
         """How many processes score.
@@ -135,15 +124,16 @@ def score(words: Sequence[Path], given: Given, wanted: Wanted, screen: Screen) -
     names, rules = wanted.names(), wanted.rules()
     wanted.processes(0, restoring_here=False)
     place = pick_device(given.device)
-    wanted.check_outputs()
-    journal = Journal(beside(wanted.outputs[0])) if wanted.outputs else None
+    wanted.output.check()
+    wanted.output.check_dataset(rules.name)
+    journal = Journal(beside(wanted.output.files[0])) if wanted.output.files else None
     with screen.warnings():
-        candidates, degrade = [journey.FINISHED], None
+        candidates, degrade = [_finished(wanted.name)], None
         if given.sr is not None:
             pairs, alone = journey.finished(given.sr, hr, given.lr)
         else:
             pairs, alone = (journey.degraded(hr), {}) if given.lr is None else journey.restored(given.lr, hr)
-            candidates, degrade = _models(given)
+            candidates, degrade = _models(given, wanted.name)
         here = given.sr is None and place.type == "cpu"
         with screen.progress("evaluate") as progress:
             report = journey.evaluate(
@@ -158,12 +148,12 @@ def score(words: Sequence[Path], given: Given, wanted: Wanted, screen: Screen) -
                 failed=alone,
                 progress=progress,
             )
-    for path in wanted.outputs:
-        journey.write(report, path)
+        for entrant in report.entrants:
+            entrant.command = wanted.output.command
+        wanted.output.publish([report], journey.Viewer(pairs, candidates, degrade), screen)
     broken = any(entrant.failed or not entrant.rows for entrant in report.entrants)
     if journal is not None and not broken:
         journal.remove()
-    _show([report], screen)
     return int(broken)
 
 
@@ -178,18 +168,21 @@ def compare(files: Sequence[Path], given: Given, wanted: Wanted, screen: Screen)
         raise UsageError("--compare joins finished reports; name them: a.json b.json")
     if any((given.hr, given.sr, given.lr, given.model, given.preset)):
         raise UsageError("--compare joins finished reports; folders and models have no meaning there")
-    wanted.check_outputs()
+    wanted.output.check()
     reports = journey.joined([_read(file) for file in files])
-    for path in wanted.outputs:
-        journey.write(reports, path)
     if len(reports) > 1:
         known = ", ".join(dict.fromkeys(report.protocol.name for report in reports))
         complain(f"scores of different protocols ({known}) share no column; each has a table of its own")
-    _show(reports, screen)
+    wanted.output.publish(reports, None, screen)
     return 0
 
 
-def _models(given: Given) -> tuple[list[journey.Candidate], Degrade | None]:
+def _finished(name: str | None) -> journey.Candidate:
+    """Finished pictures, under a name."""
+    return journey.Candidate(journey.Entrant(name)) if name else journey.FINISHED
+
+
+def _models(given: Given, called: str | None) -> tuple[list[journey.Candidate], Degrade | None]:
     """The model as candidates, one per value of the sweep, and what makes LR."""
     entry = catalog.find(given.model)
     settings = Settings(seed=given.seed, tile=tile_of(given.tile), overlap=given.overlap)
@@ -199,7 +192,14 @@ def _models(given: Given) -> tuple[list[journey.Candidate], Degrade | None]:
     chosen = model_options(up, given.realism, given.options)
     weights = hub.sha256(entry.path) if entry.path else None
     candidates = [
-        journey.of_model(up, {**chosen, **one}, settings, weights_sha256=weights, degradation=given.preset)
+        journey.of_model(
+            up,
+            {**chosen, **one},
+            settings,
+            " ".join((called, *(f"{key}={value}" for key, value in one.items()))) if called else None,
+            weights_sha256=weights,
+            degradation=given.preset,
+        )
         for one in _swept(given.sweep, up, chosen)
     ]
     if given.preset is None:
@@ -241,32 +241,6 @@ def _read(file: Path) -> journey.Report:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the name") from error
     except ValueError as error:
         raise InputError(f"{file}: no report of onestep evaluate ({error})") from error
-
-
-def _show(reports: Sequence[journey.Report], screen: Screen) -> None:
-    """Everything that is missing in one line each, then the means."""
-    for report in reports:
-        lines = [line for entrant in report.entrants for line in _missing(entrant)]
-        for line in dict.fromkeys(lines):
-            complain(line)
-        screen.record(report.to_json())
-        names = report.metrics
-        rows = [
-            (entrant.name, *(_cell(entrant.scores.get(name)) for name in names))
-            for entrant in report.entrants
-        ]
-        count = max(len(entrant.rows) for entrant in report.entrants)
-        screen.table(f"{count} pictures, protocol {report.protocol.name}", ("", *names), rows)
-
-
-def _missing(entrant: journey.Entrant) -> list[str]:
-    """What was left out; single scores were said when they failed."""
-    skipped = [f"{name} left out: {why}" for name, why in entrant.skipped.items()]
-    return [*entrant.remarks, *skipped, *entrant.failed.values()]
-
-
-def _cell(found: journey.Score | None) -> str:
-    return "–" if found is None or found.mean is None else f"{found.mean:.{found.digits}f}"
 
 
 def _cores() -> int:

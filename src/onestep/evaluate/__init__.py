@@ -14,13 +14,13 @@ import torch
 
 from onestep.core.errors import InputError
 from onestep.evaluate.candidates import Candidate, Degrade, Restored, Shown, Viewer, of_model, renamed
+from onestep.evaluate.files import Surroundings, write
 from onestep.evaluate.journal import Journal
 from onestep.evaluate.pairs import Pair, degraded, finished, restored
 from onestep.evaluate.protocols import PROTOCOLS, EvalProtocol, protocol
 from onestep.evaluate.report import Difference, Entrant, Report, Row, Score, joined
 from onestep.evaluate.run import Run
 from onestep.evaluate.score import Scorer, require
-from onestep.evaluate.tables import write
 from onestep.evaluate.work import outcomes
 from onestep.metrics import METRICS
 
@@ -37,6 +37,7 @@ __all__ = [
     "Row",
     "Score",
     "Shown",
+    "Surroundings",
     "Viewer",
     "degraded",
     "evaluate",

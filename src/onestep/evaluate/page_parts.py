@@ -205,6 +205,11 @@ def origins(report: Report, command: str) -> str:
         facts.append(("where it comes from", rules.source))
     if command:
         facts.append(("command", command))
+    typed = list(dict.fromkeys(e.command for e in report.entrants if e.command not in ("", command)))
+    facts += [
+        (f"command for {', '.join(e.name for e in report.entrants if e.command == words)}", words)
+        for words in typed
+    ]
     facts.append(("version of onestep", ", ".join(dict.fromkeys(e.version for e in report.entrants))))
     facts += [
         (f"version of {name}", version) for name, version in first.versions.items() if name != "onestep"
@@ -212,7 +217,7 @@ def origins(report: Report, command: str) -> str:
     facts += _inputs(report)
     listed = "".join(
         tag("dt", escape(name))
-        + tag("dd", tag("code", escape(words)) if name == "command" else escape(words))
+        + tag("dd", tag("code", escape(words)) if name.startswith("command") else escape(words))
         for name, words in facts
     )
     heads = ["entrant", "model", "weights, SHA-256", "options", "seed", "degradation"]

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import onestep
 from onestep import metrics as table
-from onestep.core.config import from_dict
+from onestep.core.config import from_dict, to_dict
 from onestep.core.errors import InputError, UsageError
 from onestep.evaluate import bootstrap
 from onestep.evaluate.protocols import EvalProtocol, same
@@ -125,6 +125,8 @@ class Entrant:
     """Of the whole evaluation that this entrant was part of."""
     workers: int = 1
     """Processes that scored; more than one make ``seconds_per_picture`` of a model on the CPU longer."""
+    command: str = ""
+    """What was typed; empty where it was not typed."""
     version: str = onestep.__version__
     """Of this package."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
@@ -230,7 +232,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The contract of ``onestep evaluate``: the first entrant's values, and the others behind them."""
         first, *others = (entrant.to_json() for entrant in self.entrants)
-        plain = {"protocol": asdict(self.protocol), **first}
+        plain = {"protocol": to_dict(self.protocol), **first}
         return {**plain, "others": others} if others else plain
 
     @classmethod

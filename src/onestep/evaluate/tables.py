@@ -1,21 +1,12 @@
-"""A report on paper: CSV with a line per picture, Markdown with a line per entrant, JSON with everything."""
+"""A report as text: CSV with a line per picture, Markdown with a line per entrant."""
 
 import csv
 import io
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from onestep.checkpoint import replace_file
-from onestep.core.errors import UsageError
 from onestep.evaluate.report import Difference, Entrant, Report, Score
 
 ARROWS = {"higher": "↑", "lower": "↓"}
-
-
-def to_json(report: Report) -> str:
-    """Everything, as text."""
-    return json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_csv(report: Report) -> str:
@@ -56,38 +47,6 @@ def left_out(entrant: Entrant) -> list[str]:
     lines += [f"{name} left out: {why}" for name, why in entrant.skipped.items()]
     lines += [f"{name} not scored: {why}" for name, why in entrant.failed.items()]
     return lines + entrant.notes
-
-
-def write(reports: Report | Sequence[Report], path: Path) -> None:
-    """Write as .json, .csv or .md, by extension, replacing the file in one move.
-
-    Args:
-        reports: Of several, with a protocol each, Markdown has a table per report; other formats hold one.
-        path: The file.
-
-    Raises:
-        UsageError: Another extension, or several reports where there is room for one.
-        InputError: The file cannot be written.
-    """
-    several = [reports] if isinstance(reports, Report) else list(reports)
-
-    def only() -> Report:
-        if len(several) != 1:
-            names = ", ".join(report.protocol.name for report in several)
-            raise UsageError(
-                f"{path}: scores of different protocols ({names}) share no column; write .md instead"
-            )
-        return several[0]
-
-    makers: dict[str, Callable[[], str]] = {
-        ".json": lambda: to_json(only()),
-        ".csv": lambda: to_csv(only()),
-        ".md": lambda: "\n".join(to_markdown(report) for report in several),
-    }
-    if path.suffix.lower() not in makers:
-        raise UsageError(f"{path}: a report ends in {', '.join(makers)}")
-    text = makers[path.suffix.lower()]()
-    replace_file(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def _row(*cells: str) -> str:
