@@ -335,11 +335,9 @@ def test_an_old_release_file_survives_a_refusal(tmp_path, weights, small):
 @pytest.mark.parametrize(
     ("method", "out", "message"),
     [
-        ("ctmsr", "o.safetensors", "this version cannot convert files of ctmsr yet"),
         ("osediff", "o.safetensors", "this version cannot convert files of osediff yet"),
         ("s3diff", "o.safetensors", "this version cannot convert files of s3diff yet"),
-        ("de_net", "o.safetensors", "this version cannot convert files of de_net yet"),
-        ("esrgan", "o.safetensors", "no such method; files of oftsr can be converted"),
+        ("esrgan", "o.safetensors", "no such method; files of oftsr, ctmsr, de_net can be converted"),
         ("oftsr", "o.pth", "a release file ends in .safetensors"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestep import checkpoint
 from onestep.checkpoint import Card
-from onestep.convert import de_net, oftsr
+from onestep.convert import ctmsr, de_net, oftsr
 from onestep.core.errors import InputError, UsageError
 
 __all__ = ["ADAPTERS", "Adapter", "convert_file"]
@@ -23,7 +23,7 @@ Adapter = Callable[[Path, str, Mapping[str, str]], tuple[dict[str, Tensor], Card
 ADAPTERS: Mapping[str, Adapter | None] = MappingProxyType(
     {
         "oftsr": oftsr.from_official,
-        "ctmsr": None,
+        "ctmsr": ctmsr.from_official,
         "osediff": None,
         "s3diff": None,
         "de_net": de_net.from_official,
@@ -40,7 +40,7 @@ def convert_file(path: Path, method: str, out: Path, options: Mapping[str, str] 
         method: The method's name, such as "oftsr".
         out: The release file to write, ``*.safetensors``.
         options: What the file and its name do not tell, as text; for "oftsr" the fields of
-            `onestep.convert.oftsr.OftsrFacts`.
+            `onestep.convert.oftsr.OftsrFacts`, for "ctmsr" those of `onestep.convert.ctmsr.CtmsrFacts`.
 
     Returns:
         The card of the release file.
