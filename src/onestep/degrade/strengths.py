@@ -61,12 +61,14 @@ def resize(image: Tensor, strength: float, generator: torch.Generator) -> Tensor
 
 def gaussian_noise(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """White noise of 30 * strength 8-bit levels, grey in four of ten."""
-    return GaussianNoise((_NOISE * strength,) * 2, _GREY)(image, generator)
+    sigma = _NOISE * strength
+    return GaussianNoise((sigma, sigma), _GREY)(image, generator)
 
 
 def poisson(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Shot noise of scale 3 * strength, grey in four of ten."""
-    return PoissonNoise((_POISSON * strength,) * 2, _GREY)(image, generator)
+    scale = _POISSON * strength
+    return PoissonNoise((scale, scale), _GREY)(image, generator)
 
 
 def jpeg(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -99,7 +101,9 @@ def draw(kinds: Sequence[Kind], generator: torch.Generator) -> dict[Kind, float]
         chosen = [kinds[pick(generator, (1.0,) * len(kinds))]]
     else:
         chosen = [kind for kind in kinds if uniform(generator, 0.0, 1.0) < 0.5]
-    return strengths | {kind: uniform(generator, 0.0, 1.0) for kind in chosen}
+    for kind in chosen:
+        strengths[kind] = uniform(generator, 0.0, 1.0)
+    return strengths
 
 
 def degrade(image: Tensor, strengths: Mapping[Kind, float], generator: torch.Generator) -> Tensor:
