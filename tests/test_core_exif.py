@@ -142,7 +142,7 @@ def test_entries_go_through_a_tiff_file_and_come_back(order, big, tmp_path):
     head = b"II+\0\x08\0\0\0" + struct.pack("<Q", 16) if big else b"II*\0" + struct.pack("<L", 8)
     path.write_bytes(head + exif.packed(found, len(head), big=big))
     with path.open("rb") as file:
-        again, _ = exif.from_tiff(file)
+        again, *_ = exif.from_tiff(file)
     assert exif.entries(again) == found
     inner = tags(again)
     assert (inner[0xA002], inner[0x9000], inner[0x927C]) == (4000, b"0232", MAKER_NOTE)
@@ -165,8 +165,8 @@ def test_tifffile_reads_what_is_packed(tmp_path):
         assert image.getexif().get_ifd(0x8769)[0x927C] == MAKER_NOTE
 
 
-PACKET = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" exif:PixelXDimension='400'
- exif:PixelYDimension = "300" dc:title="tiff:Orientation 6 &amp; more"><tiff:ImageWidth>400</tiff:ImageWidth>
+PACKET = b"""<x:xmpmeta><rdf:Description tiff:Orientation="6" exif:PixelXDimension='400'
+exif:PixelYDimension = "300" dc:title="tiff:Orientation 6 &amp; more"><tiff:ImageWidth>400</tiff:ImageWidth>
 <tiff:ImageLength> 300</tiff:ImageLength></rdf:Description></x:xmpmeta>"""
 
 

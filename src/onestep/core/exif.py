@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Final
 
+from onestep.core import xmp
+
 PREFIX: Final = b"Exif\0\0"
 """What JPEG puts before a block."""
 ORIENTATION: Final = 274
@@ -21,7 +23,7 @@ DESCRIPTIVE: Final = (
     *(33432, 33723, *range(40091, 40096)),  # copyright, IPTC, titles as Windows writes them
 )
 """Entries of a TIFF file that are not about how this very file stores its pixels."""
-_RESOLUTION, _UNIT = (282, 283), 296
+_RESOLUTION, _UNIT, _XMP = (282, 283), 296, 700
 _WIDTHS, _HEIGHTS = (256, 40962), (257, 40963)
 _INSIDE: Final = {EXIF: (INTEROP,), GPS: (), INTEROP: ()}
 _ITEM: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}
@@ -195,22 +197,26 @@ def entries(block: bytes) -> Directory:
     return _copied(tiff, tiff.first, (EXIF, GPS), DESCRIPTIVE)
 
 
-def from_tiff(file: IO[bytes]) -> tuple[bytes | None, tuple[float, float] | None]:
+def from_tiff(file: IO[bytes]) -> tuple[bytes | None, bytes | None, tuple[float, float] | None]:
     """What the first page of a TIFF file says that is not about how it stores its pixels.
 
     Returns:
-        A block with its descriptive entries, None where there are none; pixels per inch, across and down when
-        it stands upright.
+        A block with its descriptive entries, or None; the XMP packet, or None; pixels per inch, across
+        and down when it stands upright.
 
     Raises:
         ValueError: it is no TIFF file, or cut short.
     """
     tiff = _Tiff(file)
-    found = _copied(tiff, tiff.first, (EXIF, GPS), DESCRIPTIVE)
-    turns = [tiff.data(place)[0] for place in tiff.places(tiff.first)[0] if place.code == ORIENTATION]
+    found = _copied(tiff, tiff.first, (EXIF, GPS), (*DESCRIPTIVE, ORIENTATION, _XMP))
+    kept = {code: entry for code, entry in found.items() if code not in (ORIENTATION, _XMP)}
+    turn, packet = (found.get(code) for code in (ORIENTATION, _XMP))
+    packet = packet.data if isinstance(packet, Entry) else None
+    turned = turn.data[0] if isinstance(turn, Entry) else xmp.orientation(packet)
     dpi = _resolution(tiff)
-    dpi = (dpi[1], dpi[0]) if dpi and turns and 5 <= turns[0] <= 8 else dpi
-    return PREFIX + b"II*\0\x08\0\0\0" + packed(found, 8) if found else None, dpi
+    dpi = (dpi[1], dpi[0]) if dpi and 5 <= turned <= 8 else dpi
+    block = PREFIX + b"II*\0\x08\0\0\0" + packed(kept, 8) if kept else None
+    return block, packet and xmp.reset(packet), dpi
 
 
 def packed(directory: Directory, at: int, *, big: bool = False) -> bytes:

@@ -247,10 +247,10 @@ def _tensor(array: Array) -> Tensor:
 
 def painted(rgb: Tensor, known: Tensor) -> Tensor:
     """(1, C, H, W), every place that is not known, (H, W), being like the nearest one that is."""
-    from scipy import ndimage
-
     if bool(known.all()) or not bool(known.any()):
         return rgb
+    from scipy import ndimage
+
     hidden = ~known.numpy()
     nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
     rows, columns = torch.from_numpy(cast("Array", nearest)[:, hidden]).long()

@@ -51,6 +51,10 @@ _BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284
 """TIFF tags."""
 
 
+_NAMELESS: Final = ""
+"""Files with names Pillow maps into memory, which it gets wrong for grey TIFF files that lie on a side."""
+
+
 def load(path: Path, max_pixels: int) -> Raster:
     """Decode the first frame of a file, upright.
 
@@ -93,7 +97,7 @@ def decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
     name = _format(file, path)
     factory = Image.OPEN[name][0]
     try:
-        image = factory(file, str(path))  # Image.open would add a limit of its own on pixels
+        image = factory(file, _NAMELESS)  # Image.open would add a limit of its own on pixels
     except SyntaxError as error:
         if name != "TIFF":
             raise InputError(
@@ -109,7 +113,7 @@ def decode(file: IO[bytes], path: Path, max_pixels: int) -> Raster:
         raster = from_pillow(image, str(path))
     elif _DEEP.fullmatch(layout):
         file.seek(0)
-        again = factory(BytesIO(file.read()), str(path))
+        again = factory(BytesIO(file.read()), _NAMELESS)
         raster = _decode_deep(image, again, layout, str(path))
     else:
         raster = decode_tiff(file, str(path))
@@ -296,11 +300,11 @@ def _exif(image: Image.Image) -> bytes | None:
 
 def _with_tags(raster: Raster, file: IO[bytes], name: str) -> Raster:
     try:
-        block, dpi = exif.from_tiff(file)
+        block, packet, dpi = exif.from_tiff(file)
     except ValueError as error:
         _log.warning("%s: tags are not readable and are dropped (%s)", name, one_line(error))
-        block = dpi = None
-    return replace(raster, exif=block, dpi=dpi)
+        return replace(raster, exif=None)
+    return replace(raster, exif=block, xmp=packet, dpi=dpi)
 
 
 def _dpi(image: Image.Image, block: bytes | None) -> tuple[float, float] | None:

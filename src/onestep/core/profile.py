@@ -63,7 +63,7 @@ class Curve:
         g, a, b, c, d, e, f = self.parameters
         above = ((y - e).clamp_min(0) ** (1 / g) - b) / a
         below = (y - f) / c if c else torch.zeros_like(y)
-        at = (a * d + b) ** g + e
+        at = max(a * d + b, 0.0) ** g + e
         return torch.where(y >= at, above, below).clamp(0, 1)
 
 

@@ -38,7 +38,7 @@ def page_size(file: IO[bytes]) -> tuple[int, int]:
 
 
 def decode_tiff(file: IO[bytes], name: str) -> Raster:
-    """The first page, upright; without EXIF. ``name`` stands in messages.
+    """The first page, upright; without EXIF and XMP. ``name`` stands in messages.
 
     Raises:
         InputError: a compression or a kind of colour that cannot be read.
@@ -46,7 +46,7 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
     file.seek(0)
     with quietly(), tifffile.TiffFile(file) as tiff:
         page = cast("tifffile.TiffPage", tiff.pages[0])
-        photometric, turn = int(page.photometric), int(page.tags.valueof(_ORIENTATION, default=1) or 1)
+        photometric, turn = int(page.photometric), int(page.tags.valueof(_ORIENTATION) or 0)
         if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
             raise InputError(f"{name}: TIFF with {page.photometric!s} colours: convert it to RGB")
         try:
@@ -59,8 +59,8 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
             array = np.moveaxis(array, 0, -1)
         array = samples(page, array.reshape(page.imagelength, page.imagewidth, -1), name)
         packet = page.tags.valueof(_XMP)
-        packet = xmp.reset(packet) if isinstance(packet, bytes) else None
-        return Raster(upright(array, turn), icc=page.iccprofile, xmp=packet)
+        packet = packet if isinstance(packet, bytes) else None
+        return Raster(upright(array, turn or xmp.orientation(packet)), icc=page.iccprofile)
 
 
 def samples(page: tifffile.TiffPage, array: Array, name: str) -> Array:

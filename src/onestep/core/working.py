@@ -16,9 +16,10 @@ from onestep.core.picture import Picture, painted
 from onestep.core.profile import Profile, profile_of
 from onestep.core.resize import resize
 
-_VISIBLE: Final = 16 / 255
-"""Alpha below which a colour is drawn towards the nearest one that is better to see."""
-_NOTHING: Final = 1e-4
+_VISIBLE: Final = 0.5
+"""Alpha below which a colour is drawn towards the nearest that is better to see, the more the fainter it is:
+by alpha squared, less than its share of what is shown."""
+_NOTHING: Final = 2e-6
 """A rest nowhere larger than this is rounding."""
 _STRIP: Final = 256
 """Rows converted at a time, which bounds memory."""
@@ -62,7 +63,7 @@ class Working:
         size = (rgb.shape[-2], rgb.shape[-1])
         rest = resize(self.rest, size)
         if self.alpha is not None:
-            rest /= resize(self.alpha, size).clamp_min_(1 / 512)
+            rest /= resize(self.alpha, size).clamp_min_(1e-5)
         return rest.add_(own).clamp_(0, 1)
 
 
@@ -86,7 +87,7 @@ def _without_faint_colors(rgb: Tensor, alpha: Tensor) -> Tensor:
     plain = alpha[0, 0].cpu()
     if not bool(((plain > 0) & (plain < _VISIBLE)).any()):
         return rgb
-    share = (alpha / _VISIBLE).clamp_(0, 1)
+    share = (alpha / _VISIBLE).clamp_(0, 1) ** 2
     return torch.lerp(painted(rgb, plain >= _VISIBLE), rgb, share)
 
 
