@@ -14,6 +14,7 @@ ELSEWHERE = {
     "fid-legacy",
     "liqe",
     "lpips-unstated",
+    "maniqa-koniq",
     "maniqa-unstated",
     "psnr-unstated",
     "q-align",
