@@ -23,8 +23,11 @@ from onestep.core.errors import UsageError
 from onestep.metrics import noreference, perceptual, pixel, sets
 from onestep.metrics.brisque import brisque
 from onestep.metrics.checks import of_image, of_pair
+from onestep.metrics.clip_iqa import clip_iqa
 from onestep.metrics.consistency import lr_consistency
 from onestep.metrics.dists import dists
+from onestep.metrics.external import LICENSE as PYIQA_LICENSE
+from onestep.metrics.external import pyiqa_metric
 from onestep.metrics.seam import seam
 from onestep.metrics.sets import SetAccumulator, SetMeasure
 from onestep.networks.lpips import Net
@@ -104,6 +107,18 @@ def _lpips(net: Net) -> Metric:
     )
 
 
+def _pyiqa(name: str, theirs: str, what: str, range: tuple[float, float]) -> Metric:
+    return Metric(
+        f"{what}, by pyiqa ({theirs!r})",
+        "higher",
+        "image",
+        range,
+        PYIQA_LICENSE,
+        lambda device: pyiqa_metric(name, theirs, device),
+        extra="pyiqa",
+    )
+
+
 _NETWORKS: Mapping[Net, str] = {"alex": "AlexNet", "vgg": "VGG-16", "squeeze": "SqueezeNet"}
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -163,6 +178,20 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             lambda _: brisque(hub.fetch("brisque-model"), hub.fetch("brisque-range")),
             ("brisque-model", "brisque-range"),
             digits=2,
+        ),
+        "clip-iqa": _pyiqa("clip-iqa", "clipiqa", "CLIP-IQA as published, on ResNet-50", (0, 1)),
+        "clip-iqa-vit-b-16": Metric(
+            "CLIP-IQA on windows by a vision transformer; no published value compares",
+            "higher",
+            "image",
+            (0, 1),
+            "MIT (CLIP)",
+            clip_iqa,
+            extra="onestep-sr[diffusion]",
+        ),
+        "musiq": _pyiqa("musiq", "musiq", "MUSIQ trained on KonIQ-10k", (0, 100)),
+        "maniqa": _pyiqa(
+            "maniqa", "maniqa-pipal", "MANIQA trained on PIPAL, as the one-step papers use", (0, 1)
         ),
         "fid": Metric(
             "Fréchet distance of Inception features",

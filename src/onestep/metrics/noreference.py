@@ -95,8 +95,7 @@ def features(plane: Array) -> Array:
     both: list[Array] = []
     for side in (BLOCK, BLOCK // 2):
         normal = normalised(plane)
-        blocks = normal.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
-        both.append(np.array([_describe(block) for block in blocks]))
+        both.append(_describe(normal.reshape(rows, side, columns, side).swapaxes(1, 2)))
         if side == BLOCK:
             plane = _half(plane)
     return np.concatenate(both, axis=1)
@@ -126,34 +125,49 @@ def distance(blocks: Array, mean: Array, covariance: Array) -> float:
     return float(np.sqrt(away @ inverse @ away))
 
 
-def asymmetric_gaussian(values: Array) -> tuple[float, float, float]:
-    """Shape, left scale and right scale of an asymmetric generalised Gaussian, by matching moments.
+def asymmetric_gaussian(values: Array) -> tuple[Array, Array, Array]:
+    """Shape, left scale and right scale of asymmetric generalised Gaussians, by matching moments.
 
-    Not a number where the values lie on one side of zero or are all zero.
+    Values (..., n) give three arrays (...); not a number where they lie on one side of zero or are all zero.
     """
-    grid, ratios = _ratios()
-    left, right = values[values < 0], values[values > 0]
-    if not left.size or not right.size:
-        return float("nan"), float("nan"), float("nan")
-    deviations = np.sqrt(np.mean(left * left)), np.sqrt(np.mean(right * right))
-    skew = deviations[0] / deviations[1]
-    measured = np.mean(np.abs(values)) ** 2 / np.mean(values * values)
-    measured *= (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-    shape = float(grid[np.argmin((ratios - measured) ** 2)])
-    width = float(np.sqrt(gamma(1 / shape) / gamma(3 / shape)))
-    return shape, float(deviations[0]) * width, float(deviations[1]) * width
+    below, above = np.minimum(values, 0), np.maximum(values, 0)
+    squares = [np.einsum("...i,...i->...", side, side) for side in (below, above)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left, right = (
+            np.sqrt(square / np.count_nonzero(side, axis=-1))
+            for square, side in zip(squares, (below, above), strict=True)
+        )
+        skew = left / right
+        size = (above.sum(axis=-1) - below.sum(axis=-1)) / values.shape[-1]
+        measured = size**2 / (squares[0] + squares[1]) * values.shape[-1]
+        measured = measured * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
+    shape = _shape(measured)
+    width = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
+    return shape, left * width, right * width
 
 
-def _describe(block: Array) -> list[float]:
-    """18 numbers: shape and scale of the pixels, then shape, mean and scales of four neighbour products."""
-    shape, left, right = asymmetric_gaussian(block.ravel())
+def _describe(blocks: Array) -> Array:
+    """18 numbers for each of (rows, columns, side, side) blocks: (rows * columns, 18).
+
+    Shape and scale of the pixels, then shape, mean and scales of four products of neighbours.
+    """
+    count, pixels = blocks.shape[0] * blocks.shape[1], blocks.shape[2] * blocks.shape[3]
+    shape, left, right = asymmetric_gaussian(blocks.reshape(count, pixels))
     numbers = [shape, (left + right) / 2]
     for shift in _SHIFTS:
-        product = block * np.roll(block, shift, axis=(0, 1))
-        shape, left, right = asymmetric_gaussian(product.ravel())
-        mean = (right - left) * float(gamma(2 / shape) / gamma(1 / shape))
+        product = blocks * np.roll(blocks, shift, axis=(2, 3))
+        shape, left, right = asymmetric_gaussian(product.reshape(count, pixels))
+        mean = (right - left) * (gamma(2 / shape) / gamma(1 / shape))
         numbers += [shape, mean, left, right]
-    return numbers
+    return np.stack(numbers, axis=1)
+
+
+def _shape(measured: Array) -> Array:
+    """The shape on the grid whose moment ratio, which grows with it, is nearest; not a number stays so."""
+    grid, ratios = _ratios()
+    above = np.clip(np.searchsorted(ratios, measured), 1, len(grid) - 1)
+    lower = measured - ratios[above - 1] <= ratios[above] - measured
+    return np.where(np.isnan(measured), np.nan, grid[above - lower])
 
 
 @cache

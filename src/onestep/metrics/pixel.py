@@ -5,6 +5,8 @@ All arithmetic is in float64. Images are (B, 3, H, W) in [0, 1]; scores are (B,)
 Luma is BT.601 in studio range: Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from onestep.core.errors import InputError
 WINDOW = 11
 """Side of the SSIM window, in pixels; only windows that lie inside the image count."""
 _SIGMA = 1.5
+_LUMA = (65.481, 128.553, 24.966)
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of MS-SSIM from the finest scale to the coarsest (Wang et al., 2003, section 3.2)."""
 _FLOOR = 1e-8
@@ -22,18 +25,17 @@ _FLOOR = 1e-8
 
 def luma(image: Tensor) -> Tensor:
     """BT.601 luma, not rounded: (B, 3, H, W) in [0, 1] to (B, 1, H, W) in [16/255, 235/255]."""
-    weights = image.new_tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
-    return ((image * weights).sum(dim=1, keepdim=True) + 16) / 255
+    return _weighted(image).add_(16).div_(255)
 
 
 def psnr(sr: Tensor, hr: Tensor) -> Tensor:
     """Peak signal-to-noise ratio over all channels, in dB: 10 log10(1 / (MSE + 1e-8))."""
-    return _psnr(_exact(sr), _exact(hr))
+    return _psnr(_exact(sr) - _exact(hr))
 
 
 def psnr_y(sr: Tensor, hr: Tensor) -> Tensor:
     """PSNR of the luma planes, which are not rounded, in dB."""
-    return _psnr(luma(_exact(sr)), luma(_exact(hr)))
+    return _psnr(_weighted(_exact(sr) - _exact(hr)) / 255)
 
 
 def ssim(sr: Tensor, hr: Tensor) -> Tensor:
@@ -86,8 +88,14 @@ def _exact(image: Tensor) -> Tensor:
     return (image.cpu() if image.device.type == "mps" else image).double()
 
 
-def _psnr(a: Tensor, b: Tensor) -> Tensor:
-    return -10 * torch.log10((a - b).square().mean(dim=(1, 2, 3)) + _FLOOR)
+def _weighted(image: Tensor) -> Tensor:
+    """The sum of channels that luma is made of: (B, 3, H, W) to (B, 1, H, W)."""
+    red, green, blue = image.split(1, dim=1)
+    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def _psnr(difference: Tensor) -> Tensor:
+    return -10 * torch.log10(difference.square().mean(dim=(1, 2, 3)) + _FLOOR)
 
 
 def _ssim_maps(a: Tensor, b: Tensor, peak: float) -> tuple[Tensor, Tensor]:
@@ -103,10 +111,15 @@ def _ssim_maps(a: Tensor, b: Tensor, peak: float) -> tuple[Tensor, Tensor]:
 
 
 def _blur(image: Tensor) -> Tensor:
-    """Gaussian window of sigma 1.5, one axis after the other, without padding."""
-    offsets = torch.arange(WINDOW, dtype=image.dtype, device=image.device) - WINDOW // 2
-    kernel = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    kernel = kernel / kernel.sum()
-    planes = image.flatten(0, 1).unsqueeze(1)
-    planes = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return planes.squeeze(1).unflatten(0, image.shape[:2])
+    """Gaussian window of sigma 1.5, one axis after the other, without padding.
+
+    A sum of shifted images: in float64 that is several times faster than a convolution.
+    """
+    line = [math.exp(-((tap - WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for tap in range(WINDOW)]
+    for axis in (-1, -2):
+        inside = image.shape[axis] - WINDOW + 1
+        blurred = image.narrow(axis, 0, inside) * (line[0] / sum(line))
+        for tap in range(1, WINDOW):
+            blurred.add_(image.narrow(axis, tap, inside), alpha=line[tap] / sum(line))
+        image = blurred
+    return image
