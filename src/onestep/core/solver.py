@@ -89,11 +89,20 @@ def integrate(
     Raises:
         UsageError: if ``evaluations`` is below what one step of the solver needs.
     """
+    check_budget(solver, evaluations)
     if solver == "rk45":
         return rk45(velocity, x, start, end)
-    stages = 1 if solver == "euler" else 2
-    if evaluations < stages:
-        raise UsageError(f"evaluations {evaluations} is too few: {solver} needs at least {stages}")
     if solver == "euler":
         return euler(velocity, x, start, end, evaluations)
-    return rk2(velocity, x, start, end, evaluations // stages, RATIOS[solver])
+    return rk2(velocity, x, start, end, evaluations // 2, RATIOS[solver])
+
+
+def check_budget(solver: SolverName, evaluations: int) -> None:
+    """See that a solver can make at least one step of the evaluations it is given.
+
+    Raises:
+        UsageError: They are too few.
+    """
+    stages = {"rk45": evaluations, "euler": 1}.get(solver, 2)
+    if evaluations < stages:
+        raise UsageError(f"evaluations {evaluations} is too few: {solver} needs at least {stages}")

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from onestep.core.contract import Condition, OneStepModel, Traits
 from onestep.core.errors import UsageError
 from onestep.core.interpolant import source_vp
-from onestep.core.solver import SolverName, integrate
+from onestep.core.solver import SolverName, check_budget, integrate
 from onestep.networks.compact import CompactConfig, CompactFlow
 from onestep.networks.unet import UNet, UNetConfig
 
@@ -95,6 +95,14 @@ class TeacherOptions:
     evaluations: int = 32
     """Network evaluations (RK45 chooses its own number)."""
     solver: SolverName = "midpoint"
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that is below one step.
+
+        Raises:
+            UsageError: One line that says how many evaluations the solver needs.
+        """
+        check_budget(self.solver, self.evaluations)
 
 
 class FlowField(nn.Module):
