@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from onestep.core.errors import UsageError
-from onestep.networks.swin_unet import Block, Conv, GroupNorm, SwinUNet, SwinUNetConfig, level_embedding
+from onestep.networks.swin_layers import Conv, GroupNorm, level_embedding
+from onestep.networks.swin_unet import Block, SwinUNet, SwinUNetConfig
 from onestep.networks.window_attention import (
     SwinBlock,
     SwinLayer,

@@ -21,17 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onestep.core.errors import UsageError
+from onestep.networks.swin_layers import GROUPS, Conv, GroupNorm, PixelNorm, Resample, level_embedding, linear
 from onestep.networks.window_attention import MakeNorm, SwinLayer
 
 NOMINAL = 64
 """The resolution of the first level in the names of modules; any size runs."""
-GROUPS = 32
-"""Groups of every group normalisation."""
 
 GAIN = 4.0
 """Factor on a state that is a difference: it is small."""
-
-Resample = Literal["keep", "down", "up"]
 
 
 @dataclass(frozen=True)
@@ -115,59 +112,6 @@ class SwinUNetConfig:
         return math.lcm(halvings[-1], deepest * self.window or 1)
 
 
-def level_embedding(c: Tensor, width: int) -> Tensor:
-    """Sinusoids of c (B,), in float32: (B, width), first all sines, then all cosines.
-
-    Frequency j of width / 2 is 10000^(-j / (width / 2 - 1)): the end point is included.
-    """
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float32, device=c.device) / max(half - 1, 1)
-    angles = c.float()[:, None] * torch.pow(10_000.0, -steps)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation with 32 groups, computed in float32."""
-
-    def __init__(self, channels: int, eps: float) -> None:
-        super().__init__(GROUPS, channels, eps=eps)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
-        return super().forward(input.float()).to(input.dtype)
-
-
-class PixelNorm(nn.LayerNorm):
-    """Normalisation of each pixel over its channels: a result never depends on how far a tile reaches."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Conv(nn.Module):
-    """A convolution, perhaps after halving (2x2 means) or doubling (nearest) the sides."""
-
-    resample_filter: Tensor
-
-    def __init__(self, channels: int, out: int, kernel: int, resample: Resample = "keep") -> None:
-        super().__init__()
-        self.resample: Resample = resample
-        self.weight = nn.Parameter(torch.empty(out, channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(out))
-        nn.init.xavier_uniform_(self.weight)
-        if resample != "keep":  # held by the published files; both resamplings are written out below
-            self.register_buffer("resample_filter", torch.full((1, 1, 2, 2), 0.25, dtype=torch.float16))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to (B, out, H', W')."""
-        if self.resample == "down":
-            x = F.avg_pool2d(x, 2)
-        elif self.resample == "up":
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
-
-
 class Block(nn.Module):
     """A residual block that the noise level shifts, perhaps followed by a Swin layer (section 5.4)."""
 
@@ -184,7 +128,7 @@ class Block(nn.Module):
         norm = _norm(config, 1e-6)
         self.norm0 = norm(channels)
         self.conv0 = Conv(channels, out, 3, resample)
-        self.affine = _linear(config.embedding, out)
+        self.affine = linear(config.embedding, out)
         self.norm1 = norm(out)
         self.dropout = nn.Dropout(config.dropout)
         self.conv1 = Conv(out, out, 3)
@@ -220,8 +164,8 @@ class SwinUNet(nn.Module):
             raise UsageError(f"scale={scale}: the released head makes x4; network.head=shuffle makes any")
         self.config, self.scale = config, scale
         folded = 3 * scale**2
-        self.map_layer0 = _linear(config.base, config.embedding)
-        self.map_layer1 = _linear(config.embedding, config.embedding)
+        self.map_layer0 = linear(config.base, config.embedding)
+        self.map_layer1 = linear(config.embedding, config.embedding)
         skips: list[int] = []
         self.enc = nn.ModuleDict(dict(_encoder(config, folded + 3, skips)))
         self.dec = nn.ModuleDict(dict(_decoder(config, skips)))
@@ -278,13 +222,6 @@ class SwinUNet(nn.Module):
 
 def _norm(config: SwinUNetConfig, eps: float) -> MakeNorm:
     return partial(GroupNorm if config.norm == "group" else PixelNorm, eps=eps)
-
-
-def _linear(features: int, out: int) -> nn.Linear:
-    layer = nn.Linear(features, out)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _encoder(config: SwinUNetConfig, inputs: int, skips: list[int]) -> Iterator[tuple[str, nn.Module]]:

@@ -97,7 +97,9 @@ def toy() -> Recipe:
     return replace(
         first,
         name="ctmsr-toy",
-        objective=replace(first.objective, model=CtmsrConfig(small, sigma_max=0.2), refresh=25),
+        objective=replace(
+            first.objective, model=CtmsrConfig(small, sigma_max=0.2), perceptual_net="none", refresh=25
+        ),
         degradation="bicubic",
         data=DataConfig(folder="synthetic", crop=64, scale=4, workers=0, pictures=64),
         train=replace(

@@ -41,7 +41,8 @@ class ConsistencyConfig:
     """Whether the target has dropout of its own, as in the official code, or none."""
     draw: Literal["batch", "image"] = "batch"
     """Whether a level is drawn for all images together, as in the official code, or for each."""
-    perceptual_net: Literal["squeeze", "alex", "vgg"] = "vgg"
+    perceptual_net: Literal["squeeze", "alex", "vgg", "none"] = "vgg"
+    """Feature network of LPIPS; "none" (ours): the squared error in its place, which needs no weights."""
     perceptual_shift: int = 0
     """Ours: up to so many rows and columns are cut off, at random, before LPIPS looks at two images; the
     strides of its network leave blind spots on a grid, where a small model learns to hide patterns."""
@@ -140,6 +141,11 @@ def evaluating(module: nn.Module) -> Generator[None]:
             part.training = True
 
 
+def squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of each image (B, C, H, W): (B,)."""
+    return (a - b).square().mean(dim=(1, 2, 3))
+
+
 def charbonnier(a: Tensor, b: Tensor) -> Tensor:
     """Mean over everything of sqrt((a - b)^2 + 1e-12)."""
     return ((a - b).square() + 1e-12).sqrt().mean()
@@ -159,7 +165,7 @@ class ConsistencyTrajectory(Objective):
         Args:
             config: How.
             model: What.
-            perceptual: Distance (B,) of two images in [-1, 1]; None: LPIPS of the network in the config.
+            perceptual: Distance (B,) of two images in [-1, 1]; None: what the config names.
 
         Raises:
             InputError: The weights of LPIPS cannot be had; the line says how to get them.
@@ -167,7 +173,9 @@ class ConsistencyTrajectory(Objective):
         super().__init__()
         self.config = config
         self.model: Ctmsr = model  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.perceptual = Lpips.load(config.perceptual_net) if perceptual is None else perceptual
+        if perceptual is None and config.perceptual_net != "none":
+            perceptual = Lpips.load(config.perceptual_net)
+        self.perceptual = perceptual or squared_error
         self.snapshot = copy.deepcopy(model).eval().requires_grad_(False) if config.dtm_steps else None
 
     def train(self, mode: bool = True) -> Self:
