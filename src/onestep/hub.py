@@ -18,18 +18,21 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from onestep.core.errors import InputError, UsageError
-from onestep.known_weights import FILES, Copy, Weights
+from onestep.known_weights import FILES, FOLDERS, Copy, Folder, Weights
 
 __all__ = [
     "FILES",
+    "FOLDERS",
     "HOME_VARIABLE",
     "Copy",
     "Progress",
     "Weights",
     "candidates",
     "fetch",
+    "fetch_folder",
     "home",
     "locate",
+    "locate_folder",
     "sha256",
 ]
 
@@ -107,6 +110,49 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     raise InputError(_how_to_get(weights, reasons))
 
 
+def locate_folder(name: str) -> Path | None:
+    """The local folder for a name of ``FOLDERS``, in ``home()`` or in the cache of Hugging Face; else None.
+
+    A folder in ``home()`` counts as it is, whatever it holds: the caller checks what it reads.
+    """
+    if (home() / name).is_dir():
+        return home() / name
+    from huggingface_hub import try_to_load_from_cache  # slow to import, and few need it
+
+    known = FOLDERS[name]
+    for repository in (*known.repositories, *known.withdrawn):
+        found = [try_to_load_from_cache(repository, file) for file in known.files]
+        if all(isinstance(path, str) for path in found):
+            first = next(iter(known.files))
+            return Path(str(found[0])).parents[first.count("/")]
+    return None
+
+
+def fetch_folder(name: str, progress: Progress | None = None) -> Path:
+    """The local folder for a name of ``FOLDERS``, downloaded into ``home()`` where needed.
+
+    Raises:
+        UsageError: the name is not in the table.
+        InputError: it could not be downloaded either; one line says what to put where.
+    """
+    if name not in FOLDERS:
+        raise UsageError(f"no folder of weights is known as {name!r}; known are {', '.join(FOLDERS)}")
+    found = locate_folder(name)
+    if found is not None:
+        return found
+    known, reasons = FOLDERS[name], list[str]()
+    for repository in known.repositories:
+        try:
+            return _download_folder(name, known, repository, progress)
+        except (OSError, HTTPException, ValueError) as error:
+            reasons.append(" ".join(f"{repository}: {error}".split())[:120])
+    parts = ", ".join(dict.fromkeys(file.split("/")[0] for file in known.files))
+    raise InputError(
+        f"{known.what}: not found; put the folders {parts} of a copy (such as "
+        f"huggingface.co/{known.repositories[0]}) into {home() / name}; download failed: {'; '.join(reasons)}"
+    )
+
+
 def _known(name: str) -> Weights:
     if name not in FILES:
         raise UsageError(f"no weights are known as {name!r}; known are {', '.join(FILES)}")
@@ -139,10 +185,30 @@ def _download(mirror: str, copy: Copy, progress: Progress | None) -> Path:
     return target
 
 
-def _from_url(url: str, part: Path, size: int, progress: Progress | None) -> Path:
+def _download_folder(name: str, known: Folder, repository: str, progress: Progress | None) -> Path:
+    """All files of a folder, small ones first; it has its name only when it is whole."""
+    target = home() / name
+    home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=home()) as place:
+        whole = Path(place) / name
+        for file, expected in known.files.items():
+            part = whole / file
+            part.parent.mkdir(parents=True, exist_ok=True)
+            _from_url(_address(f"hf://{repository}/{file}"), part, None, progress)
+            if expected is not None and sha256(part) != expected:
+                raise ValueError(f"content of {file} differs from the expected one")
+        os.replace(whole, target)
+    return target
+
+
+def _from_url(url: str, part: Path, size: int | None, progress: Progress | None) -> Path:
+    """Store what an address answers with; where the size is not known, as much as the answer announces."""
     request = urllib.request.Request(url, headers={"User-Agent": "onestep"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, part.open("wb") as file:
-        _pump(answer, file, size, progress)
+        announced = size if size is not None else int(answer.headers.get("Content-Length") or 0)
+        _pump(answer, file, announced, progress)
+    if size is None and part.stat().st_size != announced:
+        raise ValueError(f"the answer broke off at {part.stat().st_size} of {announced} bytes")
     return part
 
 

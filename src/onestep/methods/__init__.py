@@ -13,6 +13,7 @@ from onestep.core.errors import UsageError
 from onestep.methods.ctmsr import CtmsrConfig
 from onestep.methods.degradation import EstimatorModelConfig
 from onestep.methods.oftsr import StudentConfig, TeacherConfig
+from onestep.methods.osediff import OsediffConfig
 from onestep.methods.prior import AutoencoderConfig, PriorModelConfig
 from onestep.methods.resample import ResampleConfig
 
@@ -30,6 +31,7 @@ METHODS: Mapping[str, type[ModelConfig]] = {
     "degradation-estimator": EstimatorModelConfig,
     "oftsr": StudentConfig,
     "oftsr-teacher": TeacherConfig,
+    "osediff": OsediffConfig,
     "prior": PriorModelConfig,
     "prior-vae": AutoencoderConfig,
     "resample": ResampleConfig,

@@ -212,7 +212,7 @@ class Adapters:
         """
         if self.settled is not None:
             raise UsageError(f"the weights hold the role {self.settled!r} for good; load the model anew")
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             if self.conv is not None:
                 self._settle_conv(self.conv, role)
             for layer in self.layers:

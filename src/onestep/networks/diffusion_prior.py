@@ -142,6 +142,15 @@ class DiffusionPrior(nn.Module):
         self.unet_adapters.settle(role, dtype)
         self.vae_adapters.settle(role, dtype)
 
+    @property
+    def settled(self) -> str | None:
+        """The role that was folded into the weights, if any."""
+        return self.unet_adapters.settled
+
+    def where(self) -> torch.device:
+        """Where the weights are; as a context, where new ones are made."""
+        return self.abar.device
+
     def save_memory(self) -> None:
         """Recompute the layers of U-Net and VAE in the backward pass instead of keeping them."""
         for network, adapters in ((self.unet, self.unet_adapters), (self.vae, self.vae_adapters)):
@@ -205,14 +214,17 @@ def _recomputing(adapters: Adapters) -> Callable[..., Any]:
 
 def _absent(prior: DiffusionPrior) -> set[str]:
     """Names of a prior's own tensors that are not part of its state dict."""
-    absent: set[str] = set()
+    shipped, other = set[str](), set[str]()
     for part, adapters in (("unet", prior.unet_adapters), ("vae", prior.vae_adapters)):
-        names = {name for name, _ in adapters.network.named_parameters()}
-        shipped = adapters.names(prior.ships) if prior.ships in adapters.roles else set[str]()
-        others = [adapters.names(role) for role in adapters.roles if role != prior.ships]
-        gone = set[str]().union(*others) if prior.whole else names - shipped
-        absent |= {f"{part}.{name}" for name in gone}
-    return absent
+        for role in adapters.roles:
+            names = {f"{part}.{name}" for name in adapters.names(role)}
+            if role == prior.ships:
+                shipped |= names
+            else:
+                other |= names
+    if prior.whole:
+        return other
+    return {"scaling", *(name for name, _ in prior.named_parameters())} - shipped
 
 
 def _only_shipped(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

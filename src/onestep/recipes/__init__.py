@@ -13,12 +13,13 @@ from pathlib import Path
 from onestep.core.config import updated
 from onestep.core.errors import OneStepError, UsageError
 from onestep.recipe import Recipe
-from onestep.recipes import ctmsr, degradation, oftsr, prior
+from onestep.recipes import ctmsr, degradation, oftsr, osediff, prior
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     **oftsr.RECIPES,
     **ctmsr.RECIPES,
     **degradation.RECIPES,
+    **osediff.RECIPES,
     **prior.RECIPES,
 }
 
