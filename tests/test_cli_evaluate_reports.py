@@ -44,6 +44,20 @@ def test_a_sweep_is_a_curve(here, home):
     assert "| mine realism=0.5 |" in (here / "r.md").read_text("utf-8")
 
 
+def test_further_models_stand_on_the_same_page(here, capsys):
+    words = ["evaluate", "--sr", "sr", "--lr", "lr", "--hr", "hr", "--also", "bicubic, lanczos", *QUICK]
+    assert run([*words, "--name", "mine", "-o", "r.html", "-o", "r.json"]) == 0
+    shown = set(re.findall(r'alt="p0, ([^"]+)"', (here / "r.html").read_text("utf-8")))
+    assert shown == {"truth", "input, enlarged", "mine", "bicubic", "lanczos"}
+    alone = ["evaluate", "-n", "bicubic", "--lr", "lr", "--hr", "hr", *QUICK, "-o", "alone.json"]
+    assert run(alone) == 0
+    both, one = (json.loads((here / name).read_text()) for name in ("r.json", "alone.json"))
+    assert both["others"][0]["metrics"] == one["metrics"]
+    capsys.readouterr()
+    assert run(["evaluate", "--sr", "sr", "--hr", "hr", "--also", "bicubic"]) == 2
+    assert "give --lr DIR" in capsys.readouterr().err
+
+
 def test_reports_are_joined_under_their_names(here):
     assert run(["evaluate", "--sr", "sr", "--hr", "hr", *QUICK, "--name", "noisy <b>", "-o", "a.json"]) == 0
     assert run(["evaluate", "-n", "bicubic", "--lr", "lr", "--hr", "hr", *QUICK, "-o", "b.json"]) == 0

@@ -42,7 +42,7 @@ OPTIONS = {
     | FILES
     | MODEL
     | {"--sr", "--hr", "--lr", "--preset", "--metrics", "--protocol", "--scale", "-s", "--sweep", "--compare"}
-    | {"--workers", "--tile", "-t", "--overlap", "--name", "--against", "--dataset", "--no-images"},
+    | {"--workers", "--tile", "-t", "--overlap", "--name", "--also", "--against", "--dataset", "--no-images"},
     "bench": SAY | FILES | {"--model", "-n", "--repeats", "--rivals"},
     "doctor": SAY,
 }

@@ -33,6 +33,10 @@ def evaluate(
         str | None,
         typer.Option("--sweep", metavar="NAME=A,B,C", help="Score the model once per value of an option."),
     ] = None,
+    also: Annotated[
+        str | None,
+        typer.Option("--also", metavar="A,B", help="Score further models beside it, with their defaults."),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option("--metrics", metavar="A,B", help="Which scores; default: those of the protocol."),
@@ -79,8 +83,22 @@ def evaluate(
     from onestep.cli import scoring
     from onestep.cli.reports import Output
 
+    others = tuple(one for word in (also or "").split(",") if (one := word.strip()))
     given = scoring.Given(
-        hr, sr, lr, model, preset, realism, tuple(option or ()), sweep, seed, tile, overlap, device, dtype
+        hr,
+        sr,
+        lr,
+        model,
+        preset,
+        realism,
+        tuple(option or ()),
+        sweep,
+        others,
+        seed,
+        tile,
+        overlap,
+        device,
+        dtype,
     )
     command = shlex.join(("onestep", *context.obj))
     where = Output(tuple(output or ()), against, dataset, not no_images, command)

@@ -38,6 +38,8 @@ class Given:
     realism: float | None
     options: tuple[str, ...]
     sweep: str | None
+    also: tuple[str, ...]
+    """Further models, with their defaults."""
     seed: int
     tile: str
     overlap: int | None
@@ -59,6 +61,8 @@ class Given:
         asked = self.model is not None or self.realism is not None or self.options or self.sweep
         if self.sr is not None and asked:
             raise UsageError("--sr scores finished pictures: a model and its options have no meaning there")
+        if self.also and self.lr is None and self.preset is None:
+            raise UsageError("--also scores further models, which need small pictures: give --lr DIR")
         return self.hr
 
 
@@ -131,10 +135,11 @@ def score(words: Sequence[Path], given: Given, wanted: Wanted, screen: Screen) -
         candidates, degrade = [_finished(wanted.name)], None
         if given.sr is not None:
             pairs, alone = journey.finished(given.sr, hr, given.lr)
+            candidates += _others(given, None)
         else:
             pairs, alone = (journey.degraded(hr), {}) if given.lr is None else journey.restored(given.lr, hr)
             candidates, degrade = _models(given, wanted.name)
-        here = given.sr is None and place.type == "cpu"
+        here = (given.sr is None or bool(given.also)) and place.type == "cpu"
         with screen.progress("evaluate") as progress:
             report = journey.evaluate(
                 pairs,
@@ -183,25 +188,20 @@ def _finished(name: str | None) -> journey.Candidate:
 
 
 def _models(given: Given, called: str | None) -> tuple[list[journey.Candidate], Degrade | None]:
-    """The model as candidates, one per value of the sweep, and what makes LR."""
-    entry = catalog.find(given.model)
-    settings = Settings(seed=given.seed, tile=tile_of(given.tile), overlap=given.overlap)
-    up = Upscaler(
-        catalog.load(entry), device=given.device, dtype=given.dtype, name=entry.name, card=entry.card
-    )
+    """The models as candidates, one per value of the sweep, and what makes LR."""
+    up, about = _loaded(given.model, given)
     chosen = model_options(up, given.realism, given.options)
-    weights = hub.sha256(entry.path) if entry.path else None
     candidates = [
         journey.of_model(
             up,
             {**chosen, **one},
-            settings,
+            _settings(given),
             " ".join((called, *(f"{key}={value}" for key, value in one.items()))) if called else None,
-            weights_sha256=weights,
-            degradation=given.preset,
+            **about,
         )
         for one in _swept(given.sweep, up, chosen)
     ]
+    candidates += _others(given, up.model.traits.scale)
     if given.preset is None:
         return candidates, None
     operator = named_preset(given.preset, up.model.traits.scale)
@@ -210,6 +210,36 @@ def _models(given: Given, called: str | None) -> tuple[list[journey.Candidate], 
         return degraded(picture, operator, given.seed, name)
 
     return candidates, degrade
+
+
+def _others(given: Given, scale: int | None) -> list[journey.Candidate]:
+    """The further models as candidates.
+
+    Raises:
+        UsageError: One has another factor than the small pictures are made for.
+    """
+    candidates: list[journey.Candidate] = []
+    for name in given.also:
+        up, about = _loaded(name, given)
+        if given.preset is not None and up.model.traits.scale != scale:
+            raise UsageError(
+                f"--also {name}: enlarges x{up.model.traits.scale}, the pictures are made for x{scale}"
+            )
+        candidates.append(journey.of_model(up, {}, _settings(given), **about))
+    return candidates
+
+
+def _loaded(name: str | None, given: Given) -> tuple[Upscaler, dict[str, Any]]:
+    """A model on its device, and what a report says about where it comes from."""
+    entry = catalog.find(name)
+    model = catalog.load(entry)
+    up = Upscaler(model, device=given.device, dtype=given.dtype, name=entry.name, card=entry.card)
+    weights = hub.sha256(entry.path) if entry.path else None
+    return up, {"weights_sha256": weights, "degradation": given.preset}
+
+
+def _settings(given: Given) -> Settings:
+    return Settings(seed=given.seed, tile=tile_of(given.tile), overlap=given.overlap)
 
 
 def _swept(text: str | None, up: Upscaler, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
