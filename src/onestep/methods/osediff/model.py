@@ -26,7 +26,7 @@ from onestep.core.errors import UsageError
 from onestep.core.picture import Picture
 from onestep.core.resize import resize
 from onestep.methods.osediff import prompts
-from onestep.networks import base_models
+from onestep.networks import prior_folders
 from onestep.networks.diffusion_prior import DiffusionPrior
 from onestep.networks.latent_tiling import tiled
 from onestep.networks.prior_config import PriorConfig
@@ -67,14 +67,14 @@ class OsediffConfig:
         """
         if self.prior is not None:
             return Osediff(self, DiffusionPrior.build(self.prior))
-        return Osediff(self, base_models.load(self.base))
+        return Osediff(self, prior_folders.load(self.base))
 
     def outline(self) -> "Osediff":
         """The same without numbers, on the device "meta": for counting."""
         if self.prior is not None:
             with torch.device("meta"):
                 return Osediff(self, DiffusionPrior.build(self.prior))
-        prior = base_models.outline(self.base)
+        prior = prior_folders.outline(self.base)
         with torch.device("meta"):
             return Osediff(self, prior)
 
