@@ -1,25 +1,32 @@
 """One run of a model over one whole image: the gate between pixels in [0, 1] and models in [-1, 1]."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from onestep.core.contract import Condition, OneStepModel
-from onestep.core.errors import UsageError
+from onestep.core.errors import InputError, UsageError
 from onestep.core.noise import NoiseCanvas
 from onestep.core.resize import resize
 from onestep.core.tiling import fit, tiled
 from onestep.plan import halved, shared
 from onestep.runtime import out_of_memory
 
+_log: Final = logging.getLogger("onestep")
+
 _LIVE_LAYERS = 12
 """Outputs of the largest layer that are alive at once in a forward pass: a rule of thumb (12 fits the
 compact network; in the guided U-Net it is 9)."""
+_BLOWN = 5.0
+"""Beyond this, values that should be in [0, 1] are none that a model means."""
+_PLAIN = 0.05
+"""Contrast from which a picture does not become one of a single colour."""
 
 
 @dataclass(frozen=True)
@@ -76,36 +83,49 @@ class Engine:
         ratio = Fraction(shape[-1], lr.shape[-1])
         top = int(band.top * ratio) if band else 0
         names = [(k, name) for k, c in enumerate(conditions) for name in c if _is_map(c[name], lr)]
+        care = _Care(self.dtype)
 
         def run(piece: Tensor, noise: Tensor, *maps: Tensor) -> Iterator[Tensor]:
             cut: list[dict[str, Tensor]] = [dict(condition) for condition in conditions]
             for (k, name), part in zip(names, maps, strict=True):
                 cut[k][name] = part
-            return self._forward(piece, noise, cut)
+            return self._sound(piece, noise, cut, care)
 
+        def whole(side: int) -> list[Tensor]:
+            return tiled(
+                run,
+                lr,
+                NoiseCanvas(seed, shape[1], top),
+                scale=traits.scale,
+                tile=side,
+                overlap=shared(overlap, side, traits),
+                ratio=ratio,
+                multiple_of=traits.multiple_of,
+                minimum=traits.minimum,
+                progress=progress,
+                maps=[conditions[k][name] for k, name in names],
+            )
+
+        out, tile = self._halving(whole, tile, max(lr.shape[-2:]))
+        height, width = (side * traits.scale for side in rgb.shape[-2:])
+        out = [one[..., :height, :width] for one in out]
+        return out if band else [one.clamp_(0, 1) for one in out], tile
+
+    def _halving(
+        self, work: Callable[[int], list[Tensor]], tile: int, longest: int
+    ) -> tuple[list[Tensor], int]:
+        """Work with tiles of this side; where memory runs out, with half of it, and again."""
         while True:
             try:
-                out = tiled(
-                    run,
-                    lr,
-                    NoiseCanvas(seed, shape[1], top),
-                    scale=traits.scale,
-                    tile=tile,
-                    overlap=shared(overlap, tile, traits),
-                    ratio=ratio,
-                    multiple_of=traits.multiple_of,
-                    minimum=traits.minimum,
-                    progress=progress,
-                    maps=[conditions[k][name] for k, name in names],
-                )
-                height, width = (side * traits.scale for side in rgb.shape[-2:])
-                out = [one[..., :height, :width] for one in out]
-                return out if band else [one.clamp_(0, 1) for one in out], tile
+                return work(tile), tile
             except (MemoryError, RuntimeError) as error:
-                smaller = halved(min(tile, max(lr.shape[-2:])), traits)
-                if not out_of_memory(error) or smaller >= min(tile, max(lr.shape[-2:])):
+                smaller = halved(min(tile, longest), self.model.traits)
+                if not out_of_memory(error) or smaller >= min(tile, longest):
                     raise
+            _log.warning("memory ran out with tiles of %d: going on with %d", min(tile, longest), smaller)
             tile = smaller
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def layer_bytes(self) -> float:
         """Bytes per LR pixel that a forward pass needs, estimated from its largest layer on a tiny image."""
@@ -122,7 +142,8 @@ class Engine:
         try:
             lr = torch.zeros(1, 3, side, side)
             condition = self._condition(lr, self.model.Options(), lr)
-            out = next(self._forward(lr, torch.zeros(self.model.noise_shape(lr.shape)), [condition]))
+            noise = torch.zeros(self.model.noise_shape(lr.shape))
+            out = next(self._forward(lr, noise, [condition], self.dtype))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -147,13 +168,43 @@ class Engine:
                 height, width = rgb.shape[-2:]
                 value = resize(value.float(), (height, width), "bilinear")
                 changes[field.name] = fit(value, traits.multiple_of, traits.minimum)
-        with torch.inference_mode(), self._precision():
-            whole = lr.to(self.device) * 2 - 1
-            return self.model.condition(whole, dataclasses.replace(options, **changes))
+        whole = lr * 2 - 1
+        for dtype in (self.dtype, torch.float32):
+            with torch.inference_mode(), self._precision(dtype):
+                found = self.model.condition(whole.to(self.device), dataclasses.replace(options, **changes))
+            if dtype == torch.float32 or all(bool(value.isfinite().all()) for value in found.values()):
+                break
+        return found
 
-    def _forward(self, lr: Tensor, noise: Tensor, conditions: Sequence[Condition]) -> Iterator[Tensor]:
+    def _sound(
+        self, lr: Tensor, noise: Tensor, conditions: Sequence[Condition], care: "_Care"
+    ) -> Iterator[Tensor]:
+        """As ``_forward``; what half precision cannot hold, and all that follows, is calculated in float32.
+
+        Raises:
+            InputError: The results are no numbers in float32 either.
+        """
+        for condition, out in zip(conditions, self._forward(lr, noise, conditions, care.dtype), strict=True):
+            if self.dtype != torch.float32 and _broken(out, lr):
+                if care.dtype != torch.float32:
+                    _log.warning("%s cannot hold what the model calculates: going on in float32", self.dtype)
+                care.dtype = torch.float32
+                out = next(self._forward(lr, noise, [condition], torch.float32))
+            if not bool(out.isfinite().all()):
+                raise InputError(
+                    "the model gives no numbers for this picture, in float32 either: its weights are "
+                    "damaged; get them again"
+                )
+            if not care.said and float(out.abs().max()) > _BLOWN:
+                care.said = True
+                _log.warning("the model's values leave the range of pictures by far: the result is cut off")
+            yield out
+
+    def _forward(
+        self, lr: Tensor, noise: Tensor, conditions: Sequence[Condition], dtype: torch.dtype
+    ) -> Iterator[Tensor]:
         """(1, 3, h, w) in [0, 1] -> K results (1, 3, H, W), nominally in [0, 1]; not clipped."""
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode(), self._precision(dtype):
             lr = (lr.to(self.device) * 2 - 1).contiguous(memory_format=torch.channels_last)
             noise = noise.to(self.device)
             if len(conditions) == 1:
@@ -161,12 +212,29 @@ class Engine:
             else:
                 results = self.model.sweep(lr, noise, conditions)
         for _ in conditions:
-            with torch.inference_mode(), self._precision():
+            with torch.inference_mode(), self._precision(dtype):
                 out = next(results).float().mul_(0.5).add_(0.5).cpu()
             yield out
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+    def _precision(self, dtype: torch.dtype) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+
+@dataclass
+class _Care:
+    """How the results of one picture have turned out so far."""
+
+    dtype: torch.dtype
+    """What is calculated in."""
+    said: bool = False
+    """Whether it was said that values leave the range of pictures."""
+
+
+def _broken(out: Tensor, lr: Tensor) -> bool:
+    """Whether a result looks like an overflow: no numbers, far too large ones, or one colour for all."""
+    least, most = (float(value) for value in out.aminmax())
+    plain = least == most and float(lr.max() - lr.min()) > _PLAIN
+    return not (least > -_BLOWN and most < _BLOWN) or plain
 
 
 def _is_map(value: Tensor, lr: Tensor) -> bool:

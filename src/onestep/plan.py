@@ -1,16 +1,20 @@
 """What upscaling a picture amounts to, in numbers: sizes, passes, tiles, bytes. Pure arithmetic."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from onestep.core.contract import ColorFix, Traits
 from onestep.core.errors import UsageError
+from onestep.core.tiling import grid
 
 Tile = int | Literal["auto", "off"]
 
 LARGEST_SCALE = 16
 SMALLEST_TILE = 32
-"""LR pixels; below this the shared borders are most of the work."""
+"""LR pixels; below this the shared borders are most of the work, so that memory does not ask for less."""
+LEAST_TILE = 8
+"""LR pixels; the least that can be asked for."""
 
 _FLOAT_PIXEL = 12
 """Bytes of one RGB pixel in float32."""
@@ -50,10 +54,17 @@ class Settings:
             raise UsageError(f"{' and '.join(exact)} must be at least 1 pixel")
         if isinstance(self.tile, str) and self.tile not in ("auto", "off"):
             raise UsageError(f"--tile {self.tile!r} means nothing; give a number of pixels, auto or off")
-        if isinstance(self.tile, int) and self.tile < 1:
-            raise UsageError(f"--tile {self.tile} is impossible; give at least 1 pixel, auto or off")
+        if isinstance(self.tile, int) and self.tile < LEAST_TILE:
+            raise UsageError(
+                f"--tile {self.tile} is too small; give at least {LEAST_TILE} pixels, auto or off"
+            )
         if self.overlap is not None and self.overlap < 0:
             raise UsageError(f"--overlap {self.overlap} is impossible; give 0 or more pixels")
+        if isinstance(self.tile, int) and (self.overlap or 0) > self.tile // 2:
+            raise UsageError(
+                f"--overlap {self.overlap} is more than half of --tile {self.tile}; give at most "
+                f"{self.tile // 2}, or larger tiles"
+            )
         if self.color not in (None, "none", "wavelet", "adain"):
             raise UsageError(f"--color {self.color!r} means nothing; choose none, wavelet or adain")
 
@@ -115,7 +126,10 @@ def halved(tile: int, traits: Traits) -> int:
 
 
 def shared(wanted: int | None, tile: int, traits: Traits) -> int:
-    """The overlap to use: the wanted one or the model's, but no more than half of a tile."""
+    """The overlap to use: the wanted one or the model's, but no more than half of a tile.
+
+    (``Settings`` refuse a wanted one that is more than half of the wanted tile.)
+    """
     overlap = traits.overlap if wanted is None else wanted
     return min(overlap, tile // 2)
 
@@ -125,26 +139,38 @@ def whole(side: int, traits: Traits) -> int:
     return rounded_up(max(side, traits.minimum), traits.multiple_of)
 
 
-def even(width: int, height: int, tile: int, overlap: int | None, traits: Traits) -> int:
+def even(
+    width: int, height: int, tile: int, overlap: int | None, traits: Traits, ratio: Fraction | int = 1
+) -> int:
     """The tile between half and all of the given one that leaves the model the least to compute.
 
     The last tile of a row is moved back to the border, so it repeats what another one has done already; with
-    sides that fit the picture there is less of that. Among equals the largest tile is taken.
+    sides that fit the picture there is less of that. Among equals the largest tile is taken. ``ratio``: noise
+    elements per LR pixel.
     """
 
     def work(side: int) -> int:
-        across, down = (_pieces(whole(n, traits), side, shared(overlap, side, traits), traits) for n in sizes)
+        across, down = _pieces(sizes, side, shared(overlap, side, traits), traits, ratio)
         return across * down * min(side, sizes[0]) * min(side, sizes[1])
 
     sizes = (width, height)
-    smallest = min(tile, max(halved(tile, traits), tile // 2))
+    smallest = min(tile, max(halved(tile, traits), tile // 2, 2 * (overlap or 0)))
     return min(range(tile, smallest - 1, -traits.multiple_of), key=work)
 
 
 def make_plan(
-    width: int, height: int, settings: Settings, traits: Traits, *, tile: int, results: int = 1
+    width: int,
+    height: int,
+    settings: Settings,
+    traits: Traits,
+    *,
+    tile: int,
+    results: int = 1,
+    ratio: Fraction | int = 1,
 ) -> Plan:
     """The plan for a picture of this size, ``tile`` being the longest side the model shall see at once.
+
+    ``ratio``: noise elements per LR pixel.
 
     Raises:
         UsageError: An impossible size.
@@ -154,8 +180,7 @@ def make_plan(
     overlap = shared(settings.overlap, tile, traits)
     tiles = 0
     for done in range(passes):
-        sides = (whole(side * scale**done, traits) for side in (width, height))
-        across, down = (_pieces(side, tile, overlap, traits) for side in sides)
+        across, down = _pieces((width * scale**done, height * scale**done), tile, overlap, traits, ratio)
         tiles += across * down * (results if done else 1)
     before = width * height * scale ** (2 * passes - 2)
     exact = target == (width * scale**passes, height * scale**passes)
@@ -164,10 +189,16 @@ def make_plan(
     return Plan(*target, passes, tile, overlap, tiles, pixels * _FLOAT_PIXEL)
 
 
-def _pieces(side: int, tile: int, overlap: int, traits: Traits) -> int:
-    """How many tiles cover one side, as ``core.tiling`` cuts them."""
-    step = traits.multiple_of
-    tile = max(tile // step * step, rounded_up(traits.minimum, step))
-    step = step if tile - overlap >= step else 1
-    stride = max((tile - overlap) // step * step, step)
-    return 1 if side <= tile else 1 - (tile - side) // stride
+def _pieces(
+    size: tuple[int, int], tile: int, overlap: int, traits: Traits, ratio: Fraction | int
+) -> tuple[int, int]:
+    """How many tiles ``core.tiling`` cuts along the axes of a picture."""
+    cells = grid(
+        *(whole(side, traits) for side in size),
+        tile=tile,
+        overlap=overlap,
+        ratio=ratio,
+        multiple_of=traits.multiple_of,
+        minimum=traits.minimum,
+    )
+    return len(cells.rows), len(cells.columns)

@@ -66,7 +66,8 @@ def pick_dtype(wanted: torch.dtype | str | None, device: torch.device, *, half: 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can be taken without harm, the limit of the container included; None where unknown."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     if device.type != "cpu":
         return None
     known = [number for number in (_host_memory(), _container_memory()) if number is not None]

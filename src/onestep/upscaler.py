@@ -8,6 +8,7 @@ passed, and one antialiased resize follows. Then alpha, resized on its own; meta
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,10 +22,11 @@ from onestep import catalog
 from onestep.checkpoint import Card
 from onestep.core.color import color_fix
 from onestep.core.contract import ColorFix, OneStepModel
-from onestep.core.errors import InputError, UsageError
+from onestep.core.errors import InputError
 from onestep.core.picture import Picture, as_picture
 from onestep.core.resize import resize
 from onestep.core.working import working
+from onestep.knobs import options_of, warn_of_stretching
 from onestep.onepass import Engine
 from onestep.plan import Plan, Settings, Tile, even, halved, make_plan, passes_needed, target_size, whole
 from onestep.runtime import free_memory, out_of_memory, pick_device, pick_dtype
@@ -153,6 +155,8 @@ class Upscaler:
             )
         if not chosen:
             return [], plan
+        for one in chosen:
+            warn_of_stretching(one, picture.width, picture.height)
         try:
             with torch.no_grad():
                 return self._results(picture, settings, chosen, plan, progress)
@@ -177,25 +181,27 @@ class Upscaler:
         """The model's ``Options``, from what is given and, for the rest, the defaults of the card.
 
         Raises:
-            UsageError: The model lacks one of them, or ``realism`` is outside [0, 1].
+            UsageError: The model lacks one of them, or ``realism`` is outside [0, 1] or no picture.
         """
-        known = [field.name for field in dataclasses.fields(self.model.Options)]
-        values = {**(self.card.defaults if self.card else {}), **given}
-        for name in values:
-            if name not in known:
-                has = f"it has {', '.join(known)}" if known else "it has none"
-                raise UsageError(f"the model {self.name} has no option {name!r}; {has}")
-        if "realism" in values:
-            values["realism"] = _realism(values["realism"])
-        return self.model.Options(**values)
+        return options_of(self.model.Options, self.card.defaults if self.card else {}, given, self.name)
 
-    def plan(self, width: int, height: int, settings: Settings | None = None, results: int = 1) -> Plan:
-        """What upscaling a picture of this size would take, the memory of the network's layers included.
+    def plan(
+        self,
+        width: int,
+        height: int,
+        settings: Settings | None = None,
+        results: int = 1,
+        *,
+        layers: bool = True,
+    ) -> Plan:
+        """What upscaling a picture of this size would take; ``layers``: in memory, those of the network too.
 
         Raises:
             UsageError: An impossible size or tile.
         """
         plan = self._plan(width, height, settings or Settings(), results)
+        if not layers:
+            return plan
         last = self.model.traits.scale ** (plan.passes - 1)
         seen = min(plan.tile, width * last) * min(plan.tile, height * last)
         return dataclasses.replace(plan, memory=plan.memory + int(seen * self._layer_bytes))
@@ -209,20 +215,29 @@ class Upscaler:
         target = target_size(width, height, settings, traits)
         last = traits.scale ** (passes_needed(width, height, target, traits.scale) - 1)
         tile = self._tile(settings, width * last, height * last)
-        return make_plan(width, height, settings, traits, tile=tile, results=results)
+        return make_plan(width, height, settings, traits, tile=tile, results=results, ratio=self._ratio)
+
+    @cached_property
+    def _ratio(self) -> Fraction:
+        """Noise elements per LR pixel."""
+        side = whole(1, self.model.traits)
+        return Fraction(self.model.noise_shape(torch.Size((1, 3, side, side)))[-1], side)
 
     def _tile(self, settings: Settings, width: int, height: int) -> int:
         """The side of the pieces for a picture of this size, in LR pixels of the last pass."""
         traits = self.model.traits
         in_one = whole(max(width, height), traits)
-        if settings.tile == "off" or (settings.tile == "auto" and in_one <= traits.tile):
+        if settings.tile == "off":
             return in_one
         if settings.tile != "auto":
             return min(whole(settings.tile, traits), in_one)
-        tile, free = whole(traits.tile, traits), free_memory(self.engine.device)
+        wanted = whole(max(traits.tile, 2 * (settings.overlap or 0)), traits)
+        if in_one <= wanted:
+            return in_one
+        tile, free = wanted, free_memory(self.engine.device)
         while free is not None and tile**2 * self._layer_bytes > free / 2 and halved(tile, traits) < tile:
             tile = halved(tile, traits)
-        return even(width, height, tile, settings.overlap, traits)
+        return even(width, height, tile, settings.overlap, traits, self._ratio)
 
     def _results(
         self,
@@ -258,7 +273,13 @@ class Upscaler:
         size = (plan.height, plan.width)
         pictures = [seen.finish(picture, image, size) for image in images]
         return pictures, make_plan(
-            picture.width, picture.height, settings, self.model.traits, tile=tile, results=len(options)
+            picture.width,
+            picture.height,
+            settings,
+            self.model.traits,
+            tile=tile,
+            results=len(options),
+            ratio=self._ratio,
         )
 
     def _recolored(self, image: Tensor, reference: Tensor, wanted: ColorFix | None) -> Tensor:
@@ -279,23 +300,6 @@ def upscale(image: Source, model: str | Path | None = None, **arguments: Any) ->
     """
     where = {name: arguments.pop(name) for name in ("device", "dtype") if name in arguments}
     return Upscaler.load(model, **where)(image, **arguments)
-
-
-def _realism(value: Any) -> float | Tensor:
-    """A number in [0, 1], or a map (1, 1, h, w) of such numbers from anything that has rows and columns."""
-    if isinstance(value, Tensor | np.ndarray) and value.ndim >= 2:
-        values = torch.as_tensor(value, dtype=torch.float32)
-        values = values.reshape(1, 1, *values.shape[-2:])
-        least, most = float(values.min()), float(values.max())
-    else:
-        try:
-            values = least = most = float(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"realism {value!r} is no number; give one from 0 to 1, or a map") from None
-    if not (least >= 0 and most <= 1):
-        worst = most if least >= 0 else least
-        raise UsageError(f"realism {worst:g} is impossible; choose from 0 (faithful) to 1 (realistic)")
-    return values
 
 
 def _channels_last(module: nn.Module) -> None:
