@@ -20,14 +20,18 @@ from torch import Tensor
 
 from onestep import hub
 from onestep.core.errors import UsageError
-from onestep.metrics import noreference, perceptual, pixel, sets
-from onestep.metrics.brisque import brisque
+from onestep.metrics import (
+    brisque,
+    clip_iqa,
+    consistency,
+    dists,
+    external,
+    noreference,
+    perceptual,
+    pixel,
+    sets,
+)
 from onestep.metrics.checks import of_image, of_pair
-from onestep.metrics.clip_iqa import clip_iqa
-from onestep.metrics.consistency import lr_consistency
-from onestep.metrics.dists import dists
-from onestep.metrics.external import LICENSE as PYIQA_LICENSE
-from onestep.metrics.external import pyiqa_metric
 from onestep.metrics.seam import seam
 from onestep.metrics.sets import SetAccumulator, SetMeasure
 from onestep.networks.lpips import Net
@@ -113,8 +117,8 @@ def _pyiqa(name: str, theirs: str, what: str, range: tuple[float, float]) -> Met
         "higher",
         "image",
         range,
-        PYIQA_LICENSE,
-        lambda device: pyiqa_metric(name, theirs, device),
+        external.LICENSE,
+        lambda device: external.pyiqa_metric(name, theirs, device),
         extra="pyiqa",
     )
 
@@ -139,7 +143,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "pair",
             (0, 0.5),
             f"MIT (weights), {_FEATURES}",
-            dists,
+            dists.dists,
             ("lpips-vgg-backbone", "dists"),
         ),
         "feature-squeezenet-onnx": Metric(
@@ -157,7 +161,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "lr",
             (20, 80),
             _OWN,
-            _free(lr_consistency),
+            _free(consistency.lr_consistency),
             digits=3,
         ),
         "niqe": Metric(
@@ -175,7 +179,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "image",
             (0, 100),
             hub.FILES["brisque-model"].license,
-            lambda _: brisque(hub.fetch("brisque-model"), hub.fetch("brisque-range")),
+            lambda _: brisque.brisque(hub.fetch("brisque-model"), hub.fetch("brisque-range")),
             ("brisque-model", "brisque-range"),
             digits=2,
         ),
@@ -186,15 +190,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "image",
             (0, 1),
             "MIT (CLIP)",
-            clip_iqa,
+            clip_iqa.clip_iqa,
             extra="onestep-sr[diffusion]",
         ),
         "musiq": _pyiqa("musiq", "musiq", "MUSIQ trained on KonIQ-10k", (0, 100)),
-        "maniqa": _pyiqa(
-            "maniqa", "maniqa-pipal", "MANIQA trained on PIPAL, as the one-step papers use", (0, 1)
-        ),
+        "maniqa-pipal": _pyiqa("maniqa-pipal", "maniqa-pipal", "MANIQA trained on PIPAL", (0, 1)),
+        "maniqa-koniq": _pyiqa("maniqa-koniq", "maniqa", "MANIQA trained on KonIQ-10k", (0, 1)),
         "fid": Metric(
-            "Fréchet distance of Inception features",
+            "Fréchet distance of Inception features, resized as clean-fid does",
             "lower",
             "set",
             (0, 300),
@@ -203,8 +206,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             ("inception-fid",),
             digits=2,
         ),
+        "fid-legacy": Metric(
+            "FID with the resizing of TensorFlow 1, as OFTSR reports it",
+            "lower",
+            "set",
+            (0, 300),
+            hub.FILES["inception-fid"].license,
+            sets.fid_legacy,
+            ("inception-fid",),
+            digits=2,
+        ),
         "kid": Metric(
-            "kernel distance of Inception features",
+            "kernel distance of Inception features, resized as clean-fid does",
             "lower",
             "set",
             (0, 0.2),

@@ -30,8 +30,8 @@ def lr_consistency(sr: Tensor, lr: Tensor) -> Tensor:
     check_image(lr)
     factors = [large / small for large, small in zip(sr.shape[-2:], lr.shape[-2:], strict=True)]
     height, width = lr.shape[-2:]
-    off = abs(factors[0] - factors[1]) * min(height, width)  # in pixels of the result
-    if sr.shape[0] != lr.shape[0] or min(factors) < 1 or off > max(factors):
+    off = abs(factors[0] - factors[1]) * min(height, width)  # in pixels of the result; rounding makes up to 1
+    if sr.shape[0] != lr.shape[0] or min(factors) < 1 or off > 1.001:
         sizes = f"{sr.shape[-1]}x{sr.shape[-2]} and {width}x{height}"
         raise InputError(f"LR-consistency needs a result and the whole input that it enlarges, not {sizes}")
     reduced = resize(sr.float(), (height, width), "bicubic", convention="matlab")

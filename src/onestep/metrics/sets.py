@@ -82,19 +82,33 @@ class Measure:
 def fid(device: torch.device) -> Measure:
     """Fréchet distance of Inception features (Heusel et al., 2017; arXiv:1706.08500).
 
+    Pictures are resized to 299x299 as clean-fid does (Parmar et al., 2022; arXiv:2104.11222): antialiased
+    bicubic as in Pillow, in floating point, clipped to [0, 1].
+
     Raises:
         InputError: the weights of Inception cannot be had.
     """
-    return Measure(_inception(device), Frechet)
+    return Measure(_inception(device, _clean), Frechet)
+
+
+def fid_legacy(device: torch.device) -> Measure:
+    """FID as the first implementation took it (clean-fid's "legacy TensorFlow" mode).
+
+    Pictures are resized by TensorFlow 1's bilinear kernel: not antialiased, and shifted by part of a pixel.
+
+    Raises:
+        InputError: the weights of Inception cannot be had.
+    """
+    return Measure(_inception(device, _tensorflow), Frechet)
 
 
 def kid(device: torch.device) -> Measure:
-    """Kernel distance of Inception features (Bińkowski et al., 2018; arXiv:1801.01401).
+    """Kernel distance of Inception features (Bińkowski et al., 2018; arXiv:1801.01401); resized as for FID.
 
     Raises:
         InputError: the weights of Inception cannot be had.
     """
-    return Measure(_inception(device), Kernel)
+    return Measure(_inception(device, _clean), Kernel)
 
 
 def kid_squeeze(device: torch.device) -> Measure:
@@ -122,19 +136,25 @@ def kid_squeeze(device: torch.device) -> Measure:
     return Measure(network, Kernel)
 
 
-def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Inception features of images of any size.
-
-    They are resized to 299x299 as clean-fid does (Parmar et al., 2022; arXiv:2104.11222): antialiased bicubic
-    as in Pillow, in floating point, clipped to [0, 1].
-    """
+def _inception(device: torch.device, prepare: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Inception features of images of any size."""
     network = Inception.from_file(hub.fetch("inception-fid")).to(device)
+    return lambda image: network(prepare(image.to(device).float()))
 
-    def features(image: Tensor) -> Tensor:
-        small = resize(image.to(device).float(), (SIDE, SIDE), "bicubic", convention="pillow")
-        return network(small.clamp(0, 1) * 2 - 1)
 
-    return features
+def _clean(image: Tensor) -> Tensor:
+    return resize(image, (SIDE, SIDE), "bicubic", convention="pillow").clamp(0, 1) * 2 - 1
+
+
+def _tensorflow(image: Tensor) -> Tensor:
+    for axis in (-2, -1):
+        length = image.shape[axis]
+        place = torch.arange(SIDE, device=image.device) * (length / SIDE)
+        low = place.long()
+        share = (place - low).view((-1, 1) if axis == -2 else (-1,))
+        first, second = (image.index_select(axis, at) for at in (low, (low + 1).clamp_max(length - 1)))
+        image = torch.lerp(first, second, share)
+    return (image * 255 - 128) / 128
 
 
 class Moments:
