@@ -219,7 +219,28 @@ def test_a_long_set_keeps_the_page_short():
     assert "the first 500 of 3000" in text
 
 
-def test_papers_stand_beside(monkeypatch):
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb, as WCAG 2 defines it."""
+    values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_colour_of_words_can_be_read(page, dark):
+    blocks = [
+        dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", page, re.S)
+    ]
+    colours = {**blocks[dark], **blocks[2 + dark]}
+    words = {name: colour for name, colour in colours.items() if name not in ("paper", "raised", "grid")}
+    assert len(words) == 11
+    for ground in ("paper", "raised"):
+        for name, colour in words.items():
+            light, shade = sorted((luminance(colour), luminance(colours[ground])), reverse=True)
+            assert (light + 0.05) / (shade + 0.05) >= 4.5, (name, ground)
+
+
+def test_papers_stand_beside():
     toy = report(entrant("mine", {"psnr-y": [28.0] * 93}), name="stablesr-512")
     words = " ".join(Outline(to_html(toy, against=[paper.against(toy)])).texts)
     assert "28.650 −0.650" in words

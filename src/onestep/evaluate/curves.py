@@ -12,7 +12,7 @@ from onestep.evaluate.report import Entrant, Report, Score
 
 FIDELITY: Final = ("psnr-y", "psnr")
 """What the curve has across, the first that was scored."""
-PIXELS: Final = ("psnr", "psnr-y", "ssim", "ssim-y", "ms-ssim", "ms-ssim-y", "lr-consistency")
+PIXELS: Final = ("psnr", "psnr-y", "ssim", "ssim-y", "ms-ssim", "lr-consistency", "seam")
 """Metrics that compare pixels, and so measure no realism."""
 
 
