@@ -1,7 +1,7 @@
 """The degradation estimator as a method: its training, and its scores as what a whole image decides.
 
     margin ranking: max(0, m (s_b - s_a) - (f(b) - f(a)))  where b is degraded more than a
-    anchors:        f(clean)^2 + (1 - f(worst))^2
+    anchors:        -log(1 - f(clean)) - log f(worst)
 
 Paper: Mou et al., MM-RealSR (arXiv 2205.04910), section 3.2, where it is trained beside a restorer, on pairs
 of copies of one picture. Here it is trained alone, on strengths s that are known, and every two pictures of a
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from onestep import checkpoint
 from onestep.core.config import from_dict
@@ -89,7 +90,7 @@ class RankingConfig:
     model: EstimatorModelConfig = field(default_factory=EstimatorModelConfig)
     margin: float = 0.5
     """Scores shall differ by this times the difference of the strengths (0.05 where they differ by 0.1)."""
-    anchor: float = 1.0
+    anchor: float = 0.1
     """Weight of the anchors beside the ranking."""
     anchors: int = 2
     """Crops of a batch whose two copies are the clean and the worst one."""
@@ -114,14 +115,15 @@ class Ranking(Objective):
     def losses(self, pair: Pair, step: int) -> Iterator[Loss]:
         """One move, on LR alone."""
         images, strengths = self.copies(pair.lr)
-        scores = self.model.net(images).float()
+        logits = self.model.net.logits(images)
+        scores = torch.sigmoid(logits)
         clean = slice(0, self.config.anchors)
         worst = slice(len(pair.lr), len(pair.lr) + self.config.anchors)
         terms = {
             "blur": ranked(scores[:, 0], _table(strengths, BLUR, scores), self.config.margin),
             "noise": ranked(scores[:, 1], _table(strengths, NOISE, scores), self.config.margin),
             "anchor": self.config.anchor
-            * (scores[clean].square().mean() + (1 - scores[worst]).square().mean()),
+            * (F.softplus(logits[clean]).mean() + F.softplus(-logits[worst]).mean()),
         }
         yield Loss("model", terms)
 

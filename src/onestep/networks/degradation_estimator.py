@@ -76,6 +76,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        with torch.no_grad():  # without normalisation, a block must begin near the identity
+            self.conv2.weight.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, H, W) to the same."""
@@ -104,16 +106,19 @@ class DegradationEstimator(nn.Module):
             image: (B, 3, H, W) in [-1, 1], RGB, at its own size: neither enlarged nor padded. (Official
                 weights expect [0, 1]; that is what the branches get.)
         """
-        image = image / 2 + 0.5
-        columns = [self._score(image, branch) for branch in range(len(SCORES))]
-        return torch.cat(columns, 1)
+        return torch.sigmoid(self.logits(image))
 
-    def _score(self, image: Tensor, branch: int) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
+        """What the scores are the sigmoid of."""
+        image = image / 2 + 0.5
+        return torch.cat([self._logit(image, branch) for branch in range(len(SCORES))], 1)
+
+    def _logit(self, image: Tensor, branch: int) -> Tensor:
         sums = [part.float().sum((2, 3)) for part in self._features(image, branch)]
         height, width = (-(-side // self.config.stride) for side in image.shape[-2:])
         mean = torch.stack(sums).sum(0) / (height * width)
         with torch.autocast(image.device.type, enabled=False):
-            return torch.sigmoid(self.fc_degree[branch](mean))
+            return self.fc_degree[branch](mean)
 
     def _features(self, image: Tensor, branch: int) -> Iterator[Tensor]:
         """The features of a picture, band of rows by band of rows; a band sees what it needs around it."""

@@ -25,7 +25,7 @@ def compact() -> Recipe:
         train=TrainConfig(
             steps=3_000,
             batch=12,
-            optimizers={"model": OptimizerConfig(lr=1e-3, warmup=50, decay_to=0.02)},
+            optimizers={"model": OptimizerConfig(lr=1e-3, warmup=100, decay_to=0.02)},
             ema=0.99,
             precision="float32",
             save_every=200,
