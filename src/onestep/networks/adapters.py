@@ -142,13 +142,14 @@ class Adapters:
         Args:
             role: Its name.
             rank: Of every adapter.
-            prefix: Adapters are called ``<prefix>_<part>``; the role's name by default.
+            prefix: Adapters are called ``<prefix>_<part>``, or by the prefix alone where the part has no name;
+                the role's name by default.
             full: Whether the role has a full copy of the first convolution.
         """
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
 
-        names = {part: f"{prefix or role}_{part}" for part in self.targets}
+        names = {part: f"{prefix or role}_{part}".removesuffix("_") for part in self.targets}
         if full and self.conv is not None:
             self.conv.add(role)
         for part, adapter in names.items():
