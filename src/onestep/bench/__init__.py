@@ -89,7 +89,7 @@ class Report:
     floor: dict[str, Any]
     measurements: tuple[Measurement, ...]
     absent: dict[str, str]
-    """Runner -> why it was left out."""
+    """Runner, with the case where it is not for all -> why it was left out."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -150,7 +150,9 @@ class Worker:
             if line.startswith("{"):  # rivals print remarks of their own
                 return json.loads(line)
         words = self._process.stderr.read().strip().splitlines() or ["no message"]
-        raise OneStepError(f"bench: {self._name} failed: {words[-1]}")
+        code = self._process.wait()
+        how = f"killed by signal {-code}, as for want of memory" if code < 0 else words[-1]
+        raise OneStepError(f"bench: {self._name} failed: {how}")
 
     def run(self) -> float:
         """Work once; the seconds it took."""
@@ -248,9 +250,15 @@ def _measure(
             else:
                 waiting[runner], loaded[runner] = worker, first["loaded"]
         turns = case.repeats if case.repeats is not None else repeats
-        while working := [worker for worker in waiting.values() if worker.wants_more(turns)]:
-            for worker in working:
-                worker.run()
+        while working := [runner for runner, worker in waiting.items() if worker.wants_more(turns)]:
+            for runner in working:
+                try:
+                    waiting[runner].run()
+                except OneStepError as error:
+                    if runner not in RIVALS:
+                        raise
+                    absent[f"{runner}, {case.name}"] = str(error).removeprefix("bench: ")
+                    del waiting[runner]
         peaks = {runner: worker.finish()["peak"] for runner, worker in waiting.items()}
         best = {runner: worker.best for runner, worker in waiting.items()}
     base = best[FIRST][1] if FIRST in best else None

@@ -25,7 +25,7 @@ def markdown(report: Report) -> str:
         *_verdicts(report),
     ]
     for runner, reason in sorted(report.absent.items()):
-        parts.append(f"Not installed, so not measured: {runner} ({reason}).")
+        parts.append(f"Not measured: {runner} ({reason}).")
     return "\n".join(parts).rstrip() + "\n"
 
 
