@@ -14,7 +14,7 @@ from PIL import Image
 from evaluation_toy import Views, entrant, report, sweep
 from onestep.core.errors import InputError
 from onestep.evaluate import page_pictures, paper
-from onestep.evaluate.page import to_html
+from onestep.evaluate.page import missing_lines, to_html
 from onestep.evaluate.page_parts import best
 
 VOID = {"meta", "img", "input", "rect", "line", "circle", "polygon"}
@@ -201,7 +201,10 @@ def test_what_is_missing_is_said():
     toy.entrants[1].skipped["fid"] = "no weights; put them there"
     words = " ".join(Outline(to_html(toy)).texts)
     assert "bicubic: odd not scored: odd.png: sizes must agree" in words
-    assert "fid left out: no weights; put them there" in words
+    assert "net realism=1: fid left out: no weights; put them there" in words
+    for one in toy.entrants:
+        one.remarks.append("these are few")
+    assert missing_lines(toy).count("these are few") == 1
 
 
 def test_reports_of_several_protocols_have_parts_of_their_own():

@@ -59,7 +59,7 @@ def _parts(
     """Headline, links, and the sections of one report; ``suffix`` keeps the anchors of several apart."""
     rules = report.protocol
     count = max(len(entrant.rows) for entrant in report.entrants)
-    missing = [f"{entrant.name}: {line}" for entrant in report.entrants for line in left_out(entrant)]
+    missing = missing_lines(report)
     drawn = curves(report)
     sections = [
         (
@@ -68,7 +68,7 @@ def _parts(
             (page_parts.means(report), paragraph(_MEANS, "note"), page_parts.differences(report)),
         ),
         (
-            "Left out",
+            "Left out, or not as the protocol has it",
             "left-out",
             (tag("ul", *(tag("li", escape(line)) for line in missing)),) if missing else (),
         ),
@@ -94,6 +94,18 @@ def _parts(
             "nav", *(tag("a", title, href=f"#{anchor}") for title, anchor, _ in there), aria_label="Sections"
         ),
         *(section(title, anchor, *inside) for title, anchor, inside in there),
+    ]
+
+
+def missing_lines(report: Report) -> list[str]:
+    """What is missing, each line once, with the entrants that it is about."""
+    about: dict[str, list[str]] = {}
+    for entrant in report.entrants:
+        for line in left_out(entrant):
+            about.setdefault(line, []).append(entrant.name)
+    return [
+        line if len(names) == len(report.entrants) > 1 else f"{', '.join(names)}: {line}"
+        for line, names in about.items()
     ]
 
 
