@@ -7,13 +7,15 @@ from torch import Tensor, nn
 
 from onestep import hub
 from onestep.core.errors import InputError
-from onestep.networks.lpips import MINIMUM, TAPS, Fire, Lpips, Net, squeeze_features, unit
+from onestep.networks.lpips import TAPS, Fire, Lpips, Net, squeeze_features, unit
 from onestep.networks.onnx_weights import initializers
 from onestep.networks.state_files import fill
 
 _CAFFE_MEAN = (104.0, 117.0, 123.0)
 """Of blue, green and red, 0 to 255: what networks trained with Caffe subtract."""
 _PARTS = ("squeeze", "expand1x1", "expand3x3")
+_SMALLEST = 31
+"""Smallest side that the port takes, in pixels: its pooling leaves out what is no whole window."""
 
 
 def lpips(net: Net, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
@@ -41,7 +43,7 @@ def squeezenet_onnx(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     averaged over the picture; the score is the mean over depths.
 
     Raises:
-        InputError: (at once) its weights cannot be had; (when scoring) a side is below 17 pixels.
+        InputError: (at once) its weights cannot be had; (when scoring) a side is below 31 pixels.
     """
     layers = _squeezenet(device)
     mean = torch.tensor(_CAFFE_MEAN, device=device).view(1, 3, 1, 1)
@@ -55,8 +57,8 @@ def squeezenet_onnx(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         return found
 
     def score(sr: Tensor, hr: Tensor) -> Tensor:
-        if min(sr.shape[-2:]) < MINIMUM["squeeze"]:
-            raise InputError(f"feature-squeezenet-onnx needs sides of at least {MINIMUM['squeeze']} pixels")
+        if min(sr.shape[-2:]) < _SMALLEST:
+            raise InputError(f"feature-squeezenet-onnx needs sides of at least {_SMALLEST} pixels")
         with torch.inference_mode():
             squares = [(a - b).square().sum(dim=1) for a, b in zip(depths(sr), depths(hr), strict=True)]
             return torch.stack([square.mean(dim=(1, 2)) / 2 for square in squares]).mean(dim=0)
