@@ -58,5 +58,6 @@ def without_seconds(report):
         drop = ("seconds", "seconds_per_picture", "peak_memory", "workers", "others", "images")
         return {k: v for k, v in entrant.items() if k not in drop} | {"images": rows}
 
-    values = report if isinstance(report, dict) else json.loads(json.dumps(report.to_json()))
+    values = report if isinstance(report, dict) else report.to_json()
+    values = json.loads(json.dumps(values))
     return [plain(one) for one in (values, *values.get("others", ()))]

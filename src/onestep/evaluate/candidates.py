@@ -92,6 +92,8 @@ def of_model(
         model=up.name,
         options=chosen,
         seed=settings.seed,
+        tile=settings.tile,
+        overlap=settings.overlap,
         device=described(up.device),
         dtype=str(up.dtype).removeprefix("torch."),
         **about,
@@ -223,7 +225,7 @@ class Viewer:
         Raises:
             InputError: There are no such pictures, or they cannot be read.
         """
-        who = next((one for one in self.candidates if one.entrant.name == entrant), None)
+        who = next((one for one in renamed(self.candidates) if one.entrant.name == entrant), None)
         pair = next((one for one in self.pairs if one.name == name), None)
         if who is None or pair is None:
             raise InputError(f"{entrant}, {name}: the pictures are not at hand")

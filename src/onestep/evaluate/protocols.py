@@ -93,7 +93,7 @@ PROTOCOLS: Mapping[str, EvalProtocol] = MappingProxyType(
             EvalProtocol(
                 "resshift-full",
                 "PSNR and SSIM on luma, the rest on RGB, whole pictures, results not rounded, HR cut to them",
-                ("psnr-y", "ssim-y", "lpips-alex", "clip-iqa", "musiq", "maniqa", "niqe"),
+                ("psnr-y", "ssim-y", "lpips-alex", "clip-iqa", "musiq", "maniqa-koniq", "niqe"),
                 round8=False,
                 surplus=None,
                 counts=(100, 3000),
@@ -102,7 +102,7 @@ PROTOCOLS: Mapping[str, EvalProtocol] = MappingProxyType(
             EvalProtocol(
                 "oftsr-100",
                 "all on RGB, whole images, results rounded to 8 bit, the first 100 HR pictures of a set",
-                ("psnr", "lpips-alex", "fid"),
+                ("psnr", "lpips-alex", "fid-legacy"),
                 counts=(100,),
                 source="OFTSR's validation sets: FFHQ 256, DIV2K 512, ImageNet 256",
             ),

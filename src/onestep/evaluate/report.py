@@ -118,6 +118,10 @@ class Entrant:
     degradation: str | None = None
     """How LR was made from HR; None where it was given."""
     seed: int | None = None
+    tile: int | str | None = None
+    """Side of the tiles in LR pixels, "auto" or "off", as asked for; None of finished pictures."""
+    overlap: int | None = None
+    """Of the tiles, in LR pixels, as asked for; None: the model's own."""
     device: str | None = None
     """Where the model ran, such as "cpu" or "cuda:0 (NVIDIA H200)"; None of finished pictures."""
     dtype: str | None = None

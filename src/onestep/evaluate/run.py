@@ -66,28 +66,46 @@ class Run:
         for index, pair in enumerate(self.pairs):
             if self.progress:
                 self.progress(index / len(self.pairs), pair.name)
-            row = Row(pair.name, {})
             try:
-                row = _hashed(pair)
-                yield from self._of_pair(pair, row)
+                yield from self._of_pair(pair, self._rows(pair))
             except UsageError:
                 raise
             except (OneStepError, OSError, MemoryError) as error:
                 for which in range(len(self.candidates)):
-                    yield Job(which, row, None), _failure(error)
+                    yield Job(which, Row(pair.name, {}), None), _failure(error)
 
-    def _of_pair(self, pair: Pair, row: Row) -> Iterator[tuple[Job, Task | Outcome]]:
+    def _rows(self, pair: Pair) -> list[Row]:
+        """A row per candidate, with what its files hold.
+
+        Raises:
+            OSError: One of them cannot be read.
+        """
+        hr, inputs = hub.sha256(pair.hr), dict[Path, str]()
+        rows: list[Row] = []
+        for candidate in self.candidates:
+            given = pair.sr if candidate.restore is None else pair.lr
+            if given is not None and given not in inputs:
+                inputs[given] = hub.sha256(given)
+            rows.append(Row(pair.name, {}, hr_sha256=hr, input_sha256=inputs[given] if given else None))
+        return rows
+
+    def _of_pair(self, pair: Pair, rows: Sequence[Row]) -> Iterator[tuple[Job, Task | Outcome]]:
         """The candidates' pictures of a pair."""
-        keys = [self._key(row, one.entrant) if self.journal else None for one in self.candidates]
+        keys = [
+            self._key(row, one.entrant) if self.journal else None
+            for row, one in zip(rows, self.candidates, strict=True)
+        ]
         kept = [self.journal.find(name) if self.journal and name else None for name in keys]
-        restores = any(one.restore is not None for one in self.candidates)
-        small = small_picture(pair, self.degrade) if restores and None in kept else None
-        for which, (candidate, name, known) in enumerate(zip(self.candidates, keys, kept, strict=True)):
+        small: Picture | None = None
+        for which, (candidate, row) in enumerate(zip(self.candidates, rows, strict=True)):
+            name, known = keys[which], kept[which]
             if known is not None:
                 same = dataclasses.replace(row, seconds=known.seconds, memory=known.memory)
                 yield Job(which, same, None), known.outcome
                 continue
             try:
+                if candidate.restore is not None and small is None:
+                    small = small_picture(pair, self.degrade)
                 made = make(candidate, pair, small)
             except UsageError:
                 raise
@@ -105,11 +123,10 @@ class Run:
         return Task(pair.name, pair.hr, sr, lr, made.rows, made.columns)
 
     def _key(self, row: Row, entrant: Entrant) -> str:
-        who = (entrant.model, entrant.weights_sha256, entrant.options, entrant.degradation, entrant.seed)
-        where = (entrant.device, entrant.dtype, str(self.scorer.device))
-        names = (*self.scorer.measures, *self.scorer.sets)
-        rules = asdict(self.scorer.how)
-        return key(version=__version__, row=row.to_json(), who=who, where=where, names=names, rules=rules)
+        """In the journal: of all that decides the scores."""
+        who = dataclasses.replace(entrant, command="", version=__version__).to_json()
+        names, place = (*self.scorer.measures, *self.scorer.sets), str(self.scorer.device)
+        return key(who=who, row=row.to_json(), names=names, place=place, rules=asdict(self.scorer.how))
 
     def take(self, job: Job, outcome: Outcome) -> None:
         """Note what came of a job.
@@ -162,18 +179,6 @@ class Run:
 
 def _failure(error: BaseException) -> Outcome:
     return Outcome(failed=str(error) or "memory ran out; ask for a smaller size")
-
-
-def _hashed(pair: Pair) -> Row:
-    """The row of a pair, with what its files hold.
-
-    Raises:
-        OSError: One of them cannot be read.
-    """
-    given = pair.sr or pair.lr
-    return Row(
-        pair.name, {}, hr_sha256=hub.sha256(pair.hr), input_sha256=hub.sha256(given) if given else None
-    )
 
 
 def _digests(rows: Sequence[Row]) -> dict[str, str]:

@@ -50,7 +50,7 @@ def left_out(entrant: Entrant) -> list[str]:
 
 
 def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
 
 def _cell(score: Score | None) -> str:
