@@ -17,9 +17,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from onestep.core.errors import UsageError
+from onestep.networks import tiled_vae
 from onestep.networks.adapters import Adapters, unet_targets, vae_targets
 from onestep.networks.prior_config import PriorConfig, Schedule, VaeShape
 from onestep.networks.prompt_encoder import PromptEncoder, byte_tokenizer, text_model
+
+
+Around = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Wraps a function (module, *inputs) -> output."""
+
+
+def _as_it_is(run: Callable[..., Any]) -> Callable[..., Any]:
+    return run
 
 
 class DiffusionPrior(nn.Module):
@@ -53,6 +62,8 @@ class DiffusionPrior(nn.Module):
         """Side of the latents that the U-Net was trained at."""
         self.unet_adapters = Adapters(unet, unet_targets(unet), first="conv_in")
         self.vae_adapters = Adapters(vae, vae_targets(vae))
+        self.untiled = 1024
+        """Longest side in pixels of an image that goes through the VAE in one piece."""
         self.ships: str | None = None
         """The role that is part of the state dict; adapters of others are not."""
         self.register_state_dict_post_hook(_only_shipped)
@@ -111,14 +122,21 @@ class DiffusionPrior(nn.Module):
         """
         vae = cast("Any", self.vae)
         with self._plain(vae) as dtype:
-            moments = vae.quant_conv(vae.encoder(image.to(dtype))).float()
-        return self.scaling * posterior(moments, noise)
+            image = image.to(dtype)
+            if self._large(image.shape[-2:]):
+                moments = tiled_vae.encode(vae, image)
+            else:
+                moments = vae.quant_conv(vae.encoder(image))
+        return self.scaling * posterior(moments.float(), noise)
 
     def decode(self, latent: Tensor) -> Tensor:
         """An image (B, 3, H, W), nominally in [-1, 1], of a latent."""
         vae = cast("Any", self.vae)
         with self._plain(vae) as dtype:
-            return vae.decoder(vae.post_quant_conv((latent / self.scaling).to(dtype)))
+            latent = (latent / self.scaling).to(dtype)
+            if self._large([side * self.factor for side in latent.shape[-2:]]):
+                return tiled_vae.decode(vae, latent)
+            return vae.decoder(vae.post_quant_conv(latent))
 
     def epsilon(self, latent: Tensor, t: Tensor | int, text: Tensor) -> Tensor:
         """The noise that the U-Net sees in a latent (B, latent, h, w) at times t (B,), given embeddings."""
@@ -151,10 +169,20 @@ class DiffusionPrior(nn.Module):
         """Where the weights are; as a context, where new ones are made."""
         return self.abar.device
 
-    def save_memory(self) -> None:
-        """Recompute the layers of U-Net and VAE in the backward pass instead of keeping them."""
-        for network, adapters in ((self.unet, self.unet_adapters), (self.vae, self.vae_adapters)):
-            cast("Any", network).enable_gradient_checkpointing(_recomputing(adapters))
+    def save_memory(self, *, unet: Around = _as_it_is, vae: Around = _as_it_is) -> None:
+        """Recompute the layers of U-Net and VAE in the backward pass instead of keeping them.
+
+        ``unet`` and ``vae`` wrap the function that runs a layer so, for what else must be as it was.
+        """
+        for network, adapters, around in (
+            (self.unet, self.unet_adapters, unet),
+            (self.vae, self.vae_adapters, vae),
+        ):
+            cast("Any", network).enable_gradient_checkpointing(around(_recomputing(adapters)))
+
+    def _large(self, sides: Sequence[int]) -> bool:
+        """Whether an image of these sides passes the VAE in windows; where gradients flow, none does."""
+        return max(sides) > self.untiled and not torch.is_grad_enabled()
 
     @contextmanager
     def _plain(self, network: nn.Module) -> Generator[torch.dtype | None]:

