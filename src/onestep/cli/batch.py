@@ -1,179 +1,146 @@
-"""Upscale a list of files, one after the other: what is finished stays, what fails does not stop the rest."""
+"""A batch on the screen: bars and lines while it runs, one JSON line per input, and how it ends."""
 
-import dataclasses
-import time
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
-from PIL import Image
-
-from onestep.cli.inputs import Job
-from onestep.cli.journal import Journal
+from onestep.batch import local
+from onestep.batch.item import Item, Outcome
+from onestep.batch.manifest import Manifest
+from onestep.batch.worker import Worker
+from onestep.cli.interrupt import Interrupt
 from onestep.cli.screen import INTERRUPTED, Screen, complain, megabytes
-from onestep.core.errors import InputError, OneStepError, UsageError
-from onestep.core.picture import read
-from onestep.plan import Settings
+from onestep.core.errors import UsageError
 from onestep.upscaler import Upscaler
-
-Keep = Literal["resume", "overwrite", "skip-existing"]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of one job."""
+class Engine:
+    """Where a batch runs."""
 
-    row: dict[str, Any]
-    """The JSON line."""
-    refused: bool = False
-    """Whether the request itself does not fit this input, so that nothing was begun."""
+    name: str = "local"
+    """``local`` or ``ray``."""
+    address: str | None = None
+    """Of a Ray cluster; None: this machine."""
+    cores: int | None = None
+    """Of a CPU, per Ray worker; None: a default."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """How every file of a batch is done."""
+    """How a batch is shown."""
 
     screen: Screen
+    manifest: Manifest
     up: Upscaler
-    settings: Settings
-    options: dict[str, Any]
-    """The model's own."""
-    saving: dict[str, Any]
-    """Keyword arguments of ``Picture.save``."""
-    max_pixels: int
-    keep: Keep
-    journal: Journal | None
-    """None for a single file: it is done whenever it is asked for."""
+    engine: Engine = field(default_factory=Engine)
     debug: bool = False
     """Whether the traceback of what fails is shown."""
 
-    def work(self, jobs: Sequence[Job]) -> int:
-        """Do the jobs; returns the exit code."""
+    def work(self, items: Sequence[Item]) -> int:
+        """Do the items; returns the exit code."""
+        journal = self.manifest.journal()
         outcomes: list[Outcome] = []
+        if journal is not None:
+            journal.claim()
         try:
-            with self.screen.progress("upscale") as report:
-                for index, job in enumerate(jobs):
+            with self.screen.progress("upscale") as report, Interrupt() as interrupt:
 
-                    def share(done: float, index: int = index, name: str = job.source.name) -> None:
-                        report((index + done) / len(jobs), name)
+                def watch(index: int, done: float) -> None:
+                    report((index + done) / len(items), items[index].source.name)
 
-                    share(0.0)
-                    outcomes.append(self._do(job, share))
-                    self.screen.record(outcomes[-1].row)
+                worker, numbered = Worker(self.manifest, self.up, journal), list(enumerate(items))
+                if self.engine.name == "ray":
+                    found = _ray_engine().run(
+                        worker, numbered, interrupt, address=self.engine.address, cores=self.engine.cores
+                    )
+                else:
+                    found = local.run(worker, numbered, watch, interrupt)
+                for outcome in found:
+                    outcomes.append(outcome)
+                    report(len(outcomes) / len(items), items[outcome.index].source.name)
+                    self._show(outcome, items[outcome.index])
+                if interrupt() and len(outcomes) < len(items):
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
-            kept = sum(outcome.row["status"] == "ok" for outcome in outcomes)
-            complain(f"interrupted: {kept} of {len(jobs)} finished and kept; the same command continues")
+            kept = sum(outcome.status == "ok" for outcome in outcomes)
+            complain(f"interrupted: {kept} of {len(items)} finished and kept; the same command continues")
             return INTERRUPTED
+        finally:
+            if journal is not None:
+                journal.release()
         return exit_code(outcomes)
 
-    def preview(self, jobs: Sequence[Job]) -> int:
+    def preview(self, items: Sequence[Item]) -> int:
         """Say what would be done, without doing it; returns the exit code."""
+        worker = Worker(self.manifest, self.up, self.manifest.journal(), dry=True)
         outcomes: list[Outcome] = []
         lines: list[tuple[str, ...]] = []
-        for job in jobs:
-            outcomes.append(self._foresee(job))
-            row = outcomes[-1].row
-            self.screen.record(row)
-            if row["status"] == "planned":
-                size = f"{row['width']}x{row['height']}"
-                lines.append((row["input"], row["output"], size, str(row["tiles"]), megabytes(row["memory"])))
+        for index, item in enumerate(items):
+            task = worker.prepare(index, item)
+            if isinstance(task, Outcome):
+                outcomes.append(task)
+                self._show(task, item)
+                continue
+            plan = task.plan
+            size = {"width": plan.width, "height": plan.height, "tiles": plan.tiles}
+            self.screen.record({**self._row(item), **size, "status": "planned", "memory": task.memory})
+            where = f"{plan.width}x{plan.height}"
+            memory = megabytes(task.memory)
+            lines.append((str(item.source), str(item.target), where, str(plan.tiles), memory))
         self.screen.table("", ("input", "output", "size", "tiles", "memory"), lines)
-        return exit_code(outcomes)
+        return exit_code(outcomes, len(lines))
 
-    def _do(self, job: Job, share: Callable[[float], None]) -> Outcome:
-        if job.problem is not None:
-            return self._failed(job, InputError(job.problem))
-        if self._skipped(job):
-            self.screen.detail(f"{job.target}: is there already, skipped")
-            return self._outcome(job, "skipped")
-        started = time.perf_counter()
-        try:
-            picture = read(job.source, self.max_pixels)
-            (result,), plan = self.up.run(picture, self.settings, [self.options], share)
-            result.save(job.target, **self.saving)
-            if self.journal is not None:
-                self.journal.add(job.source, job.target)
-        except (OneStepError, OSError, MemoryError) as error:
-            return self._failed(job, error)
-        seconds = round(time.perf_counter() - started, 3)
-        self.screen.say(f"{job.source} -> {job.target}  {plan.width}x{plan.height}  {seconds:.1f} s")
-        size = {"width": plan.width, "height": plan.height, "tiles": plan.tiles}
-        return self._outcome(job, "ok", seconds=seconds, **size)
+    def _show(self, outcome: Outcome, item: Item) -> None:
+        row = self._row(item)
+        row |= {name: getattr(outcome, name) for name in ("status", "width", "height", "seconds", "tiles")}
+        if outcome.status == "failed":
+            row |= {"error": outcome.error}
+            if self.debug:
+                sys.stderr.write(outcome.trace or "")
+            complain(outcome.error or "")
+        elif outcome.status == "skipped":
+            self.screen.detail(f"{item.target}: is there already, skipped")
+        else:
+            size = f"{outcome.width}x{outcome.height}"
+            self.screen.say(f"{item.source} -> {item.target}  {size}  {outcome.seconds:.1f} s")
+        self.screen.record(row)
 
-    def _foresee(self, job: Job) -> Outcome:
-        if job.problem is not None:
-            return self._failed(job, InputError(job.problem))
-        if self._skipped(job):
-            return self._outcome(job, "skipped")
-        try:
-            plan = self.up.plan(*upright_size(job.source, self.max_pixels), self.settings)
-        except OneStepError as error:
-            return self._failed(job, error)
-        size = {"width": plan.width, "height": plan.height, "tiles": plan.tiles, "memory": plan.memory}
-        return self._outcome(job, "planned", **size)
-
-    def _skipped(self, job: Job) -> bool:
-        if self.keep == "skip-existing":
-            return job.target.exists()
-        return (
-            self.keep == "resume"
-            and self.journal is not None
-            and self.journal.finished(job.source, job.target)
-        )
-
-    def _failed(self, job: Job, error: Exception) -> Outcome:
-        message = "memory ran out; ask for a smaller size" if isinstance(error, MemoryError) else str(error)
-        if str(job.source) not in message and str(job.target) not in message:
-            message = f"{job.source}: {message}"
-        message = " ".join(message.split())
-        if self.debug:
-            traceback.print_exception(error)
-        complain(message)
-        refused = isinstance(error, UsageError)
-        return dataclasses.replace(self._outcome(job, "failed", error=message), refused=refused)
-
-    def _outcome(self, job: Job, status: str, **known: Any) -> Outcome:
-        row = {
-            "input": str(job.source),
-            "output": None if job.problem else str(job.target),
-            "status": status,
+    def _row(self, item: Item) -> dict[str, Any]:
+        return {
+            "input": str(item.source),
+            "output": None if item.problem else str(item.target),
+            "status": None,
             "width": None,
             "height": None,
             "model": self.up.name,
-            "realism": getattr(self.up.options(self.options), "realism", None),
-            "seed": self.settings.seed,
+            "realism": getattr(self.up.options(self.manifest.options), "realism", None),
+            "seed": self.manifest.settings.seed,
             "seconds": None,
             "tiles": None,
             "error": None,
         }
-        return Outcome({**row, **known})
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
+def exit_code(outcomes: Sequence[Outcome], planned: int = 0) -> int:
     """0 all done; 1 some failed; 2 the request fits none of the inputs."""
-    if outcomes and all(outcome.refused for outcome in outcomes):
+    if outcomes and not planned and all(outcome.refused for outcome in outcomes):
         return 2
-    return int(any(outcome.row["status"] == "failed" for outcome in outcomes))
+    return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
-def upright_size(path: Path, max_pixels: int) -> tuple[int, int]:
-    """Width and height of a picture as it will be read; from its header where Pillow knows it.
+def _ray_engine() -> ModuleType:
+    """The engine of several machines.
 
     Raises:
-        InputError: It cannot be read, or is larger than allowed.
+        UsageError: Ray is not installed.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                width, height = image.size
-                turned = image.getexif().get(0x0112, 1) >= 5
-        if 0 < width * height <= max_pixels:
-            return (height, width) if turned else (width, height)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass  # reading it in full says what is wrong, or shows that Pillow alone does not know it
-    picture = read(path, max_pixels)
-    return picture.width, picture.height
+        return import_module("onestep.batch.ray_engine")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("ray"):
+            raise
+        raise UsageError("--engine ray needs Ray: pip install 'onestep-sr[ray]'") from error

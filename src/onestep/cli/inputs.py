@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onestep.batch.item import Item
 from onestep.core.errors import UsageError
 
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -22,15 +23,6 @@ class Found:
     path: Path
     problem: str | None = None
     """Why there is nothing to work on."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One input and the file that it becomes."""
-
-    source: Path
-    target: Path
-    problem: str | None = None
 
 
 def find(words: Sequence[str], leave_out: Collection[Path] = ()) -> list[Found]:
@@ -82,14 +74,14 @@ def is_folder(written: str, words: Sequence[str], suffix: str | None, extension:
     return not output.suffix
 
 
-def pair(inputs: Sequence[Found], output: Path, folder: bool, name: Callable[[Path], str]) -> list[Job]:
+def pair(inputs: Sequence[Found], output: Path, folder: bool, name: Callable[[Path], str]) -> list[Item]:
     """Give every input its result; ``name`` makes a file name of an input's path, for a folder.
 
     Raises:
         UsageError: Two inputs would become one file, or a result would replace an input.
     """
     jobs = [
-        Job(found.path, output / name(found.path) if folder else output, found.problem) for found in inputs
+        Item(found.path, output / name(found.path) if folder else output, found.problem) for found in inputs
     ]
     there = [job for job in jobs if job.problem is None]
     sources = {job.source.resolve() for job in there}

@@ -74,3 +74,18 @@ Resume = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do everything anew.")]
 SkipExisting = Annotated[bool, typer.Option("--skip-existing", help="Leave every file that is there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream", help="Strip by strip, in bounded memory; default: for large pictures."
+    ),
+]
+Engine = Annotated[
+    str, typer.Option("--engine", metavar="local|ray", help="Where a batch runs.", show_default=True)
+]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="A", help="Of a Ray cluster; default: this machine.")
+]
+Cores = Annotated[
+    int | None, typer.Option("--cores", metavar="N", min=1, help="Of a CPU, for each Ray worker; default: 4.")
+]

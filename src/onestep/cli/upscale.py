@@ -1,8 +1,8 @@
 """``onestep upscale``."""
 
-import dataclasses
 import functools
 import operator
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_type_hints
@@ -11,13 +11,11 @@ import typer
 
 from onestep.cli import options as o
 from onestep.cli.inputs import extension_of, file_name, find, is_folder, make_room, pair
-from onestep.cli.journal import Journal
 from onestep.cli.screen import Screen
 from onestep.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from onestep.catalog import Entry
-    from onestep.cli.batch import Keep
+    from onestep.batch.manifest import Keep
     from onestep.plan import Settings
     from onestep.upscaler import Upscaler
 
@@ -45,6 +43,10 @@ def upscale(
     overwrite: o.Overwrite = False,
     skip_existing: o.SkipExisting = False,
     max_pixels: o.MaxPixels = 500_000_000,
+    stream: o.Stream = None,
+    engine: o.Engine = "local",
+    address: o.Address = None,
+    cores: o.Cores = None,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -57,29 +59,46 @@ def upscale(
     in_folder = is_folder(output, inputs, suffix, extension)
     if suffix is not None and Path(suffix).name != suffix and suffix:
         raise UsageError(f"--suffix {suffix}: a part of a file's name, without folders")
-    from onestep import catalog
-    from onestep.cli.batch import Batch
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine {engine}: choose local or ray")
+    if engine == "local" and (address is not None or cores is not None):
+        raise UsageError("--address and --cores are for --engine ray")
+    from onestep import catalog, hub
+    from onestep.batch.manifest import Manifest
+    from onestep.cli.batch import Batch, Engine
     from onestep.plan import Settings
     from onestep.upscaler import Upscaler
 
     settings = Settings(scale, width, height, seed, tile_of(tile), overlap, cast("Any", color))
     entry = catalog.find(model)
-    up = Upscaler(catalog.load(entry), device=device, dtype=dtype, name=entry.name, card=entry.card)
-    chosen = model_options(up, realism, option or [])
-    saving = {"quality": quality, "keep_metadata": not strip_metadata}
-    journal = None
-    if in_folder:
-        journal = Journal(Path(output).expanduser(), identify(entry, up, settings, chosen, saving))
-    batch = Batch(screen, up, settings, chosen, saving, max_pixels, keep, journal, debug)
+    where = ("cpu", "auto") if engine == "ray" else (device, dtype)  # workers may have other devices
+    up = Upscaler(catalog.load(entry), device=where[0], dtype=where[1], name=entry.name, card=entry.card)
+    target = Path(output).expanduser()
+    manifest = Manifest(
+        entry.name if entry.path is None or entry.where != "file" else str(entry.path.resolve()),
+        settings,
+        model_options(up, realism, option or []),
+        device=device,
+        dtype=dtype,
+        quality=quality,
+        keep_metadata=not strip_metadata,
+        max_pixels=max_pixels,
+        keep=keep,
+        strips="auto" if stream is None else "always" if stream else "never",
+        folder=target if in_folder else None,
+        run=secrets.token_hex(8),
+        weights=hub.sha256(entry.path) if in_folder and entry.path else None,
+    )
+    journal = manifest.journal()
     found = find(inputs, journal.results() if journal else ())
     after = default_suffix(settings, up.model.traits.scale) if suffix is None else suffix
-    target = Path(output).expanduser()
-    jobs = pair(found, target, in_folder, lambda source: file_name(source, after, extension))
+    items = pair(found, target, in_folder, lambda source: file_name(source, after, extension))
     if not dry_run:
         make_room(target if in_folder else target.parent)
     screen.detail(f"{up.name} on {up.device} in {str(up.dtype).removeprefix('torch.')}")
+    batch = Batch(screen, manifest, up, Engine(engine, address, cores), debug)
     with screen.warnings():
-        code = batch.preview(jobs) if dry_run else batch.work(jobs)
+        code = batch.preview(items) if dry_run else batch.work(items)
     if code:
         raise typer.Exit(code)
 
@@ -153,21 +172,3 @@ def value_of(name: str, text: str, kind: Any) -> Any:
         return adapter.validate_strings(text)
     except ValidationError as error:
         raise UsageError(f"--option {name}={text}: {error.errors()[0]['msg'].lower()}") from error
-
-
-def identify(
-    entry: "Entry", up: "Upscaler", settings: "Settings", options: Any, saving: Any
-) -> dict[str, Any]:
-    """Everything that decides what a result looks like, for the journal."""
-    from onestep import __version__, hub
-
-    return {
-        "version": __version__,
-        "model": entry.name,
-        "weights": hub.sha256(entry.path) if entry.path else None,
-        "settings": dataclasses.asdict(settings),
-        "options": options,
-        "saving": saving,
-        "device": str(up.device),
-        "dtype": str(up.dtype),
-    }

@@ -24,7 +24,7 @@ from onestep.core.errors import UsageError
 from onestep.core.picture import MAX_PIXELS, Picture, from_raster
 from onestep.core.profile import profile_of
 from onestep.core.working import Working
-from onestep.plan import Plan, Settings, halved, make_plan
+from onestep.plan import Plan, Settings, halved
 from onestep.stream.growing import Growing, forget
 from onestep.stream.rows import Flow, Window
 from onestep.stream.sinks import STREAMABLE, Sink, make_sink, strip_rows
@@ -66,13 +66,12 @@ class _Output:
         return known.finish(picture, image, (bottom - top, self.image.width))
 
 
-def reason_against(target: Path, color: str, options: Mapping[str, Any]) -> str | None:
+def reason_against(target: Path, color: str) -> str | None:
     """Why a result cannot be made strip by strip; None where it can.
 
     Args:
         target: The result; its extension decides the format.
         color: The colour fix that is used.
-        options: Of the model.
     """
     name = picture_write.format_of(target)
     if name not in STREAMABLE:
@@ -122,19 +121,19 @@ def upscale_file(
     """
     source, target, settings = Path(source), Path(target), settings or Settings()
     color = settings.color or up.model.traits.color
-    against = reason_against(target, color, options or {})
+    against = reason_against(target, color)
     if against is not None:
         raise UsageError(against)
     rows = open_rows(source, max_pixels)
     chosen = up.options(options or {})
-    plan = up.plan(rows.width, rows.height, settings)
+    plan = up.plan(rows.width, rows.height, settings, layers=False)
     saving = (quality, keep_metadata)
     growing = Growing(target, _digest(source, up, settings, chosen, saving))
     if growing.finished():
         return plan
     tile = growing.facts["tile"] if growing.begun else _tile(plan, settings, up)
     settings = replace(settings, tile=tile)
-    plan = make_plan(rows.width, rows.height, settings, up.model.traits, tile=tile)
+    plan = up.plan(rows.width, rows.height, settings, layers=False)
     about = from_raster(first_row(rows))
     with growing, torch.inference_mode():
         output = _output(up, rows, about, settings, chosen, plan)
