@@ -10,8 +10,9 @@ from onestep.convert import de_net as official
 from onestep.core.contract import NoOptions, Pair
 from onestep.core.errors import InputError, UsageError
 from onestep.degrade.strengths import BLUR, KINDS, NOISE, degrade, draw
-from onestep.methods import METHODS, degradation
-from onestep.methods.degradation import EstimatorModelConfig, RankingConfig, load_estimator, ranked
+from onestep.estimates import METHOD, estimate, load_estimator
+from onestep.methods import METHODS
+from onestep.methods.degradation import EstimatorModelConfig, RankingConfig, ranked
 from onestep.networks import degradation_estimator
 from onestep.networks.degradation_estimator import DegradationEstimator, EstimatorConfig
 
@@ -183,7 +184,7 @@ def test_a_short_training_ranks_blur():
 
 
 def test_the_model_restores_nothing():
-    model = METHODS[degradation.NAME](SMALL).build()
+    model = METHODS[METHOD](SMALL).build()
     lr = torch.rand(1, 3, 8, 8)
     condition = model.condition(lr, NoOptions())
     assert condition["degradation"].shape == (1, 2)
@@ -216,10 +217,11 @@ LAYOUTS = {
 def test_official_files_convert_and_load(tmp_path, narrow, small, layout):
     torch.save(LAYOUTS[layout](small.state_dict()), tmp_path / "de_net.pth")
     card = convert_file(tmp_path / "de_net.pth", "de_net", tmp_path / "out.safetensors")
-    assert card.method == degradation.NAME
+    assert card.method == METHOD
     image = torch.rand(1, 3, 12, 12)
     loaded = load_estimator(tmp_path / "out.safetensors")
-    assert torch.equal(loaded.net(image), small(image))
+    assert torch.equal(loaded(image), small(image))
+    assert estimate(loaded, image / 2 + 0.5) == pytest.approx(loaded(image)[0].tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from onestep.checkpoint import Card
 from onestep.convert.reading import bare, first_mismatch, open_official, owned
 from onestep.core.config import to_dict
 from onestep.core.errors import InputError, UsageError
+from onestep.estimates import METHOD
 from onestep.methods.degradation import EstimatorModelConfig
 from onestep.networks.degradation_estimator import EstimatorConfig
 
@@ -54,7 +55,7 @@ def from_official(
         )
     card = Card(
         name=name,
-        method="degradation-estimator",
+        method=METHOD,
         config=to_dict(config),
         traits=asdict(model.traits),
         step=0,

@@ -11,22 +11,14 @@ So the scores of different pictures can be compared too. Deviations: docs/method
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from onestep import checkpoint
-from onestep.core.config import from_dict
 from onestep.core.contract import Condition, Loss, NoOptions, Objective, OneStepModel, Pair, Traits
-from onestep.core.errors import UsageError
 from onestep.degrade.strengths import BLUR, KINDS, NOISE, Kind, degrade, draw
 from onestep.networks.degradation_estimator import DegradationEstimator, EstimatorConfig
-
-NAME = "degradation-estimator"
-"""Of the method, of its recipe, and of the weights that come with the package."""
 
 _APART = 0.1
 """Strengths nearer than this are not compared."""
@@ -64,23 +56,6 @@ class EstimatorModel(OneStepModel):
     def forward(self, lr: Tensor, noise: Tensor, condition: Condition) -> Tensor:
         """(B, 3, H, W) to the same."""
         return lr
-
-
-def load_estimator(path: Path | None = None) -> EstimatorModel:
-    """The estimator of a release file, in evaluation mode; None: the one that came with the package.
-
-    Raises:
-        UsageError: The file holds another method.
-        InputError: The file cannot be read, or its tensors do not fit.
-    """
-    if path is None:
-        path = Path(str(resources.files("onestep") / "weights" / f"{NAME}.safetensors"))
-    tensors, card = checkpoint.read(path)
-    if card.method != NAME:
-        raise UsageError(f"{path}: holds the method {card.method!r}; a release file of {NAME!r} is needed")
-    model = from_dict(EstimatorModelConfig, card.config).build()
-    checkpoint.load(model, tensors, path)
-    return model.eval()
 
 
 @dataclass(frozen=True)

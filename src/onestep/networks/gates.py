@@ -117,10 +117,6 @@ class Matrices:
     unet: Tensor
     """(B, blocks, r, r)"""
 
-    def twice(self) -> "Matrices":
-        """For a batch that is stacked upon itself."""
-        return Matrices(*(torch.cat([one, one]) for one in (self.vae, self.unet)))
-
 
 class Gates(nn.Module):
     """Scores of degradation to the matrices of VAE and U-Net; W is drawn once and never trained."""
@@ -187,6 +183,11 @@ class Gating:
 
         return multiply
 
+    @property
+    def blocks(self) -> int:
+        """How many matrices an image has here."""
+        return 1 + max(one.block for one in self.gated)
+
     @contextmanager
     def using(self, matrices: Tensor | None) -> Generator[None]:
         """Let matrices (B, blocks, r, r) act for the length of a ``with``; None: the adapters are plain."""
@@ -247,7 +248,7 @@ class Gating:
 
 
 def gate(h: Tensor, matrix: Tensor) -> Tensor:
-    """The product h M: channels of (B, r, H, W), or the last axis of (B, L, r), by matrices (B or 1, r, r)."""
+    """The product h M: channels of (B, r, H, W), or last axis of (B, L, r), by matrices (B or 1, r, r)."""
     with torch.autocast(h.device.type, enabled=False):
         if h.ndim == 4:
             out = (matrix.float().transpose(1, 2) @ h.float().flatten(2)).reshape(h.shape)
