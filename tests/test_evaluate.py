@@ -36,7 +36,7 @@ def made_from_hr(folder, name="bicubic", seed=0, **rest):
     def degrade(picture, stem):
         return data.degraded(picture, operator, seed, stem)
 
-    return evaluate(degraded(folder), ("psnr",), candidates=[bicubic()], degrade=degrade, **rest)
+    return evaluate(degraded(folder)[0], ("psnr",), candidates=[bicubic()], degrade=degrade, **rest)
 
 
 def test_scores_equal_an_independent_computation(folders):
@@ -159,7 +159,6 @@ def test_a_metric_without_weights_is_left_out_and_said(folders, monkeypatch):
         (lambda path: evaluate([], ("seam",)), "borders"),
         (lambda path: protocol("mine"), "choose"),
         (lambda path: finished(path / "nowhere", path), "no such folder"),
-        (lambda path: finished(path, path), "no pictures"),
     ],
 )
 def test_wrong_requests_are_refused(tmp_path, call, message):
@@ -167,10 +166,32 @@ def test_wrong_requests_are_refused(tmp_path, call, message):
         call(tmp_path)
 
 
-def test_two_files_of_one_name_are_refused(folders):
+def test_two_files_of_one_name_leave_it_open_which_is_meant(folders):
     Image.new("RGB", (8, 8)).save(folders / "sr" / "p0.bmp")
-    with pytest.raises(UsageError, match="same name"):
-        finished(folders / "sr", folders / "hr")
+    Image.new("RGB", (8, 8)).save(folders / "hr" / "p1.jpg")
+    pairs, why = finished(folders / "sr", folders / "hr", folders / "lr")
+    assert [pair.name for pair in pairs] == ["p2"]
+    assert "p0.bmp and p0.png have the same name" in why["p0"]
+    assert "p1.jpg and p1.png have the same name" in why["p1"]
+    assert list(degraded(folders / "hr")[1]) == ["p1"]
+
+
+def test_small_pictures_may_stand_beside_finished_ones(folders):
+    (folders / "lr" / "p1.png").unlink()
+    put(folders / "lr" / "more.png", photograph(0, 8, 8))
+    pairs, why = finished(folders / "sr", folders / "hr", folders / "lr")
+    assert [(pair.name, pair.lr) for pair in pairs] == [
+        ("p0", folders / "lr" / "p0.png"),
+        ("p2", folders / "lr" / "p2.png"),
+    ]
+    assert "p1.png: has no LR partner" in why["p1"]
+    assert "more.png: has no HR partner" in why["more"]
+    assert only(evaluate(pairs, ("lr-consistency",))).mean("lr-consistency") > 20
+
+
+def test_a_folder_without_pictures_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="no pictures"):
+        finished(tmp_path, tmp_path)
 
 
 def test_results_of_upscale_carry_their_factor(folders):

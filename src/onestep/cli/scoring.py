@@ -137,7 +137,7 @@ def score(words: Sequence[Path], given: Given, wanted: Wanted, screen: Screen) -
             pairs, alone = journey.finished(given.sr, hr, given.lr)
             candidates += _others(given, None)
         else:
-            pairs, alone = (journey.degraded(hr), {}) if given.lr is None else journey.restored(given.lr, hr)
+            pairs, alone = journey.degraded(hr) if given.lr is None else journey.restored(given.lr, hr)
             candidates, degrade = _models(given, wanted.name)
         here = (given.sr is None or bool(given.also)) and place.type == "cpu"
         with screen.progress("evaluate") as progress:

@@ -1,10 +1,10 @@
 """Which picture is compared with which: folders paired by name, and nothing read yet."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onestep.core.errors import UsageError
+from onestep.core.errors import InputError, UsageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -21,29 +21,43 @@ class Pair:
     """The small picture; None where it is made from HR, or nobody asks for it."""
 
 
-def pictures(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by their stem, sorted.
+@dataclass(frozen=True)
+class Folder:
+    """The pictures of a folder."""
+
+    what: str
+    """HR, SR or LR."""
+    path: Path
+    files: dict[str, Path]
+    """By stem, sorted."""
+    doubtful: dict[str, str]
+    """Stem -> why nobody can say which file is meant."""
+
+
+def pictures(what: str, folder: Path) -> Folder:
+    """The pictures of a folder.
 
     Raises:
-        UsageError: It is no folder, or holds none, or two of the same name.
+        UsageError: There is no such folder.
+        InputError: It holds no pictures.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS)
+    if not files:
+        raise InputError(f"{folder}: no pictures; looked for {', '.join(EXTENSIONS)}")
     found: dict[str, Path] = {}
+    doubtful: dict[str, str] = {}
     for file in files:
         if file.stem in found:
-            raise UsageError(
-                f"{folder}: {found[file.stem].name} and {file.name} have the same name; keep one"
-            )
-        found[file.stem] = file
-    if not found:
-        raise UsageError(f"{folder}: no pictures; looked for {', '.join(EXTENSIONS)}")
-    return found
+            first = found[file.stem].name
+            doubtful[file.stem] = f"{folder}: {first} and {file.name} have the same name; keep one"
+        found.setdefault(file.stem, file)
+    return Folder(what, folder, found, doubtful)
 
 
 def finished(sr: Path, hr: Path, lr: Path | None = None) -> tuple[list[Pair], dict[str, str]]:
-    """Pairs of finished pictures, and of those that lack a partner: name -> what is missing.
+    """Pairs of finished pictures, and what cannot be paired: name -> why.
 
     An SR picture without partner may carry its factor, as ``upscale`` names it: ``cat_x4`` goes with ``cat``.
 
@@ -53,50 +67,57 @@ def finished(sr: Path, hr: Path, lr: Path | None = None) -> tuple[list[Pair], di
         lr: The folder of small ones, for metrics that need them; each pair must have one.
 
     Raises:
-        UsageError: A folder is missing or empty, or holds two pictures of one name.
+        UsageError: A folder is missing.
+        InputError: A folder holds no pictures.
     """
-    named, truth = pictures(sr), pictures(hr)
-    ours, alone = _both(_without_factor(named, truth), truth, ("SR", sr), ("HR", hr))
+    ours, truth = pictures("SR", sr), pictures("HR", hr)
+    ours = replace(ours, files=_without_factor(ours.files, truth.files))
+    names, why = _both(ours, truth)
     if lr is None:
-        return [Pair(name, truth[name], sr=ours[name]) for name in ours], alone
-    kept = {name: truth[name] for name in ours}
-    small = {name: file for name, file in pictures(lr).items() if name in kept or name not in truth}
-    both, lonely = _both(small, kept, ("LR", lr), ("HR", hr))
-    return [Pair(name, truth[name], sr=ours[name], lr=both[name]) for name in both], {**alone, **lonely}
+        return [Pair(name, truth.files[name], sr=ours.files[name]) for name in names], why
+    small = pictures("LR", lr)
+    known = {name: file for name, file in truth.files.items() if name not in why}
+    others = {name: file for name, file in small.files.items() if name not in why}
+    names, rest = _both(replace(small, files=others), replace(truth, files=known))
+    pairs = [Pair(name, truth.files[name], sr=ours.files[name], lr=others[name]) for name in names]
+    return pairs, dict(sorted({**rest, **why}.items()))
 
 
 def restored(lr: Path, hr: Path) -> tuple[list[Pair], dict[str, str]]:
-    """Pairs whose SR is restored from a folder of LR pictures, and those without a partner.
+    """Pairs whose SR is restored from a folder of LR pictures, and what cannot be paired.
 
     Raises:
-        UsageError: As :func:`finished`.
+        UsageError: A folder is missing.
+        InputError: A folder holds no pictures.
     """
-    found, truth = pictures(lr), pictures(hr)
-    small, alone = _both(found, truth, ("LR", lr), ("HR", hr))
-    return [Pair(name, truth[name], lr=small[name]) for name in small], alone
+    small, truth = pictures("LR", lr), pictures("HR", hr)
+    names, why = _both(small, truth)
+    return [Pair(name, truth.files[name], lr=small.files[name]) for name in names], why
 
 
-def degraded(hr: Path) -> list[Pair]:
-    """Pairs whose LR is made from HR.
+def degraded(hr: Path) -> tuple[list[Pair], dict[str, str]]:
+    """Pairs whose LR is made from HR, and what cannot be one.
 
     Raises:
-        UsageError: As :func:`finished`.
+        UsageError: The folder is missing.
+        InputError: The folder holds no pictures.
     """
-    return [Pair(name, file) for name, file in pictures(hr).items()]
+    truth = pictures("HR", hr)
+    return [
+        Pair(name, file) for name, file in truth.files.items() if name not in truth.doubtful
+    ], truth.doubtful
 
 
-def _both(
-    ours: dict[str, Path], truth: dict[str, Path], our: tuple[str, Path], their: tuple[str, Path]
-) -> tuple[dict[str, Path], dict[str, str]]:
-    """Those of ours that have a partner, and what the others lack."""
-    both = {name: file for name, file in ours.items() if name in truth}
-    alone = {
-        name: f"{ours[name]}: has no {their[0]} partner in {their[1]}" for name in ours if name not in both
+def _both(ours: Folder, truth: Folder) -> tuple[list[str], dict[str, str]]:
+    """The names that both folders have, and what the others lack."""
+    why = {
+        name: f"{one.files[name]}: has no {other.what} partner in {other.path}"
+        for one, other in ((ours, truth), (truth, ours))
+        for name in one.files
+        if name not in other.files
     }
-    alone |= {
-        name: f"{truth[name]}: has no {our[0]} partner in {our[1]}" for name in truth if name not in ours
-    }
-    return both, dict(sorted(alone.items()))
+    why |= {name: line for one in (ours, truth) for name, line in one.doubtful.items() if name in one.files}
+    return [name for name in ours.files if name not in why], dict(sorted(why.items()))
 
 
 def _without_factor(ours: dict[str, Path], hr: dict[str, Path]) -> dict[str, Path]:
