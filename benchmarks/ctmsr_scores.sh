@@ -20,8 +20,8 @@ for set in drealsr realsr set14; do
     [ -s "$out/$row.json" ] || onestep evaluate "$@" --hr "$data/$set/HR" --lr "$lr" --metrics $metrics -o "$out/$row.json" -q
   }
   score "00 bicubic" -n bicubic
-  score "03 (a) regression, N = 1" -n "$regression"
-  score "04 (b) CT, N = 4 to 3" -n "$ct"
+  score "03 (a) regression, one interval" -n "$regression"
+  score "04 (b) CT, 4 to 3 intervals" -n "$ct"
   score "05 (c) CT, then DTM" -n "$full"
   for realism in 0 0.5 1; do
     score "06 oftsr-compact-x4, realism $realism" -n oftsr-compact-x4 -r $realism
