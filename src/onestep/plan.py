@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from onestep.core.consistent import DOWNSCALES, Downscale
 from onestep.core.contract import ColorFix, Traits
 from onestep.core.errors import UsageError
 from onestep.core.tiling import grid
@@ -36,6 +37,10 @@ class Settings:
     """LR pixels that neighbouring tiles share; None: as the model wants it."""
     color: ColorFix | None = None
     """Colour fix against the input; None: as the model wants it."""
+    consistent: bool = False
+    """Whether the result is moved so that its downscaling is the input."""
+    downscale: Downscale = "bicubic"
+    """Which downscaling that is."""
 
     def __post_init__(self) -> None:
         """Refuse what is wrong for every picture.
@@ -67,6 +72,8 @@ class Settings:
             )
         if self.color not in (None, "none", "wavelet", "adain"):
             raise UsageError(f"--color {self.color!r} means nothing; choose none, wavelet or adain")
+        if self.downscale not in DOWNSCALES:
+            raise UsageError(f"--downscale {self.downscale!r} means nothing; choose {', '.join(DOWNSCALES)}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,9 @@ class Plan:
     """Pieces over all passes."""
     memory: int
     """Bytes, estimated, at the worst moment, the network's own parameters aside."""
+    difference: float | None = None
+    """In a report of what was done, where the result was to be consistent: the largest difference between its
+    downscaling and the input, in values from 0 to 1."""
 
 
 def target_size(width: int, height: int, settings: Settings, traits: Traits) -> tuple[int, int]:
@@ -184,7 +194,7 @@ def make_plan(
         tiles += across * down * (results if done else 1)
     before = width * height * scale ** (2 * passes - 2)
     exact = target == (width * scale**passes, height * scale**passes)
-    resized = 0 if exact else target[0] * target[1]
+    resized = ((not exact) + settings.consistent) * target[0] * target[1]
     pixels = width * height + before + results * (before * scale**2 + resized)
     return Plan(*target, passes, tile, overlap, tiles, pixels * _FLOAT_PIXEL)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from onestep import catalog
 from onestep.checkpoint import Card
 from onestep.core.color import color_fix
+from onestep.core.consistent import Downscale, matched
 from onestep.core.contract import ColorFix, OneStepModel
 from onestep.core.errors import InputError
 from onestep.core.picture import Picture, as_picture
@@ -94,6 +95,8 @@ class Upscaler:
         tile: Tile = "auto",
         overlap: int | None = None,
         color: ColorFix | None = None,
+        consistent: bool = False,
+        downscale: Downscale = "bicubic",
         progress: Progress | None = None,
         **options: Any,
     ) -> Picture:
@@ -109,6 +112,9 @@ class Upscaler:
             tile: Side of the pieces in LR pixels; ``auto``: by the model and the free memory; ``off``: whole.
             overlap: LR pixels shared by neighbouring tiles; None: as the model wants it.
             color: Colour fix against the input; None: as the model wants it.
+            consistent: Move the result so that its downscaling is the input, as near as [0, 1] and
+                rounding allow.
+            downscale: Which downscaling that is: ``bicubic``, ``bilinear``, ``lanczos`` or ``area``.
             progress: Called with the finished share.
             options: The model's own options, such as ``realism``.
 
@@ -116,7 +122,7 @@ class Upscaler:
             InputError: The picture cannot be read, or memory does not suffice for it.
             UsageError: An option that the model lacks, an impossible size or tile.
         """
-        settings = Settings(scale, width, height, seed, tile, overlap, color)
+        settings = Settings(scale, width, height, seed, tile, overlap, color, consistent, downscale)
         return self.run(image, settings, [options], progress)[0][0]
 
     def sweep(
@@ -202,9 +208,13 @@ class Upscaler:
         plan = self._plan(width, height, settings or Settings(), results)
         if not layers:
             return plan
-        last = self.model.traits.scale ** (plan.passes - 1)
-        seen = min(plan.tile, width * last) * min(plan.tile, height * last)
-        return dataclasses.replace(plan, memory=plan.memory + int(seen * self._layer_bytes))
+        return dataclasses.replace(plan, memory=plan.memory + self.layer_memory(plan))
+
+    def layer_memory(self, plan: Plan) -> int:
+        """Bytes that the network's layers take at a time, estimated."""
+        side = self.model.traits.scale
+        across, down = (min(plan.tile, -(-n // side)) for n in (plan.width, plan.height))
+        return int(across * down * self._layer_bytes)
 
     @cached_property
     def _layer_bytes(self) -> float:
@@ -267,20 +277,18 @@ class Upscaler:
 
         seen = working(picture)
         images = one_pass(seen.rgb, options, 1)
-        for done in range(1, plan.passes):
+        for again in range(1, plan.passes):
             for k, one in enumerate(options):
-                images[k] = one_pass(images[k], [one], scale ** (2 * done))[0]
+                images[k] = one_pass(images[k], [one], scale ** (2 * again))[0]
         size = (plan.height, plan.width)
+        of = (picture.width, picture.height, settings, self.model.traits)
+        done = make_plan(*of, tile=tile, results=len(options), ratio=self._ratio)
         pictures = [seen.finish(picture, image, size) for image in images]
-        return pictures, make_plan(
-            picture.width,
-            picture.height,
-            settings,
-            self.model.traits,
-            tile=tile,
-            results=len(options),
-            ratio=self._ratio,
-        )
+        if not settings.consistent:
+            return pictures, done
+        both = [matched(result, picture, settings.downscale) for result in pictures]
+        worst = max(difference for _, difference in both)
+        return [result for result, _ in both], dataclasses.replace(done, difference=worst)
 
     def _recolored(self, image: Tensor, reference: Tensor, wanted: ColorFix | None) -> Tensor:
         kind = self.model.traits.color if wanted is None else wanted

@@ -27,6 +27,8 @@ class Outcome:
     height: int | None = None
     tiles: int | None = None
     seconds: float | None = None
+    difference: float | None = None
+    """Of a result that was to be consistent: how far its downscaling is from the input, from 0 to 1."""
     error: str | None = None
     """One line."""
     refused: bool = False

@@ -68,10 +68,25 @@ class Worker:
     """Does items. ``load`` and ``write`` may run in other threads, beside ``restore``."""
 
     def __init__(
-        self, manifest: Manifest, up: Upscaler, journal: Journal | None, *, dry: bool = False
+        self,
+        manifest: Manifest,
+        up: Upscaler,
+        journal: Journal | None,
+        *,
+        dry: bool = False,
+        begin: Callable[[Task], None] | None = None,
     ) -> None:
-        """A worker with its model and its journal; ``dry``: only to see what items need."""
+        """A worker with its model and its journal.
+
+        Args:
+            manifest: What to do.
+            up: The model.
+            journal: Of the batch.
+            dry: Only to see what items need.
+            begin: Called before the model sees a picture.
+        """
         self.manifest, self.up, self.journal, self._dry = manifest, up, journal, dry
+        self._begin = begin
 
     def prepare(self, index: int, item: Item) -> Task | Outcome:
         """See what an item needs, from the header of its file; done or hopeless ones are settled."""
@@ -119,6 +134,8 @@ class Worker:
         """
         task, manifest = loaded.task, self.manifest
         try:
+            if self._begin is not None:
+                self._begin(task)
             if loaded.picture is not None:
                 (result,), plan = self.up.run(loaded.picture, manifest.settings, [manifest.options], progress)
                 return Restored(task, result, loaded.content, plan)
@@ -153,7 +170,7 @@ class Worker:
                 self.journal.add(task.item.source, task.item.target, restored.content, noted)
             if restored.picture is None:
                 forget(place)
-            return Outcome(task.index, "ok", **facts)
+            return Outcome(task.index, "ok", difference=plan.difference, **facts)
         except FAILURES as error:
             return self.failed(task.index, task.item, error)
 
@@ -188,7 +205,7 @@ class Worker:
         if wanted == "never":
             return False
         color = settings.color or self.up.model.traits.color
-        against = reason_against(item.target, color)
+        against = reason_against(item.target, color, settings.consistent)
         if wanted == "always":
             if against is not None:
                 raise UsageError(against)

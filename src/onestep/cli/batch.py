@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from onestep.batch import local
 from onestep.batch.item import Item, Outcome
 from onestep.batch.manifest import Manifest
-from onestep.batch.worker import Worker
+from onestep.batch.worker import Task, Worker
 from onestep.cli.interrupt import Interrupt
 from onestep.cli.screen import INTERRUPTED, Screen, complain, megabytes
 from onestep.core.errors import UsageError
 from onestep.upscaler import Upscaler
+
+_LARGE: Final = 2**28
+"""Bytes of pixels from which it is said how much memory a picture takes."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Batch:
                 def watch(index: int, done: float) -> None:
                     report((index + done) / len(items), items[index].source.name)
 
-                worker, numbered = Worker(self.manifest, self.up, journal), list(enumerate(items))
+                worker = Worker(self.manifest, self.up, journal, begin=self._begin)
+                numbered = list(enumerate(items))
                 if self.engine.name == "ray":
                     found = _ray_engine().run(
                         worker, numbered, interrupt, address=self.engine.address, cores=self.engine.cores
@@ -94,6 +98,17 @@ class Batch:
         self.screen.table("", ("input", "output", "size", "tiles", "memory"), lines)
         return exit_code(outcomes, len(lines))
 
+    def _begin(self, task: Task) -> None:
+        """Say what a large picture will take, before it is begun."""
+        plan = task.plan
+        if plan.tiles == 1 and plan.memory < _LARGE:
+            return
+        needs = "strip by strip"
+        if not task.strips:
+            needs = f"about {megabytes(plan.memory + self.up.layer_memory(plan))} of memory"
+        line = f"{task.item.source}: {plan.width}x{plan.height} in {plan.tiles} tiles, {needs}"
+        (self.screen.detail if plan.memory < _LARGE else self.screen.say)(line)
+
     def _show(self, outcome: Outcome, item: Item) -> None:
         row = self._row(item)
         row |= {name: getattr(outcome, name) for name in ("status", "width", "height", "seconds", "tiles")}
@@ -107,9 +122,15 @@ class Batch:
         else:
             size = f"{outcome.width}x{outcome.height}"
             self.screen.say(f"{item.source} -> {item.target}  {size}  {outcome.seconds:.1f} s")
+            if outcome.difference is not None:
+                row |= {"difference": outcome.difference}
+                bound = f"{255 * outcome.difference:.2f} of 255"
+                kernel = self.manifest.settings.downscale
+                self.screen.say(f"  downscaled ({kernel}), it differs from the input by at most {bound}")
         self.screen.record(row)
 
     def _row(self, item: Item) -> dict[str, Any]:
+        realism = getattr(self.up.options(self.manifest.options), "realism", None)
         return {
             "input": str(item.source),
             "output": None if item.problem else str(item.target),
@@ -117,7 +138,7 @@ class Batch:
             "width": None,
             "height": None,
             "model": self.up.name,
-            "realism": getattr(self.up.options(self.manifest.options), "realism", None),
+            "realism": realism if isinstance(realism, float | None) else "map",
             "seed": self.manifest.settings.seed,
             "seconds": None,
             "tiles": None,

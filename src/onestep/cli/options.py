@@ -61,6 +61,19 @@ Color = Annotated[
     str | None,
     typer.Option("--color", metavar="none|wavelet|adain", help="Colour fix; default: the model's."),
 ]
+Consistent = Annotated[
+    bool, typer.Option("--consistent", help="Move the result so that downscaling it gives the input back.")
+]
+Downscale = Annotated[
+    str,
+    typer.Option(
+        "--downscale", metavar="KERNEL", help="For --consistent: bicubic, bilinear, lanczos or area."
+    ),
+]
+RealismMap = Annotated[
+    str | None,
+    typer.Option("--realism-map", metavar="FILE", help="Grey picture: black faithful … white realistic."),
+]
 Suffix = Annotated[
     str | None, typer.Option("--suffix", metavar="TEXT", help="After the name, in a folder; default: _x4.")
 ]

@@ -28,6 +28,7 @@ def upscale(
     width: o.Width = None,
     height: o.Height = None,
     realism: o.Realism = None,
+    realism_map: o.RealismMap = None,
     option: o.ModelOptions = None,
     tile: o.Tile = "auto",
     overlap: o.Overlap = None,
@@ -35,6 +36,8 @@ def upscale(
     dtype: o.Dtype = "auto",
     seed: o.Seed = 0,
     color: o.Color = None,
+    consistent: o.Consistent = False,
+    downscale: o.Downscale = "bicubic",
     ext: o.Extension = None,
     suffix: o.Suffix = None,
     quality: o.Quality = 95,
@@ -69,7 +72,8 @@ def upscale(
     from onestep.plan import Settings
     from onestep.upscaler import Upscaler
 
-    settings = Settings(scale, width, height, seed, tile_of(tile), overlap, cast("Any", color))
+    words = (cast("Any", color), consistent, cast("Any", downscale))
+    settings = Settings(scale, width, height, seed, tile_of(tile), overlap, *words)
     entry = catalog.find(model)
     where = ("cpu", "auto") if engine == "ray" else (device, dtype)  # workers may have other devices
     up = Upscaler(catalog.load(entry), device=where[0], dtype=where[1], name=entry.name, card=entry.card)
@@ -77,7 +81,7 @@ def upscale(
     manifest = Manifest(
         entry.name if entry.path is None or entry.where != "file" else str(entry.path.resolve()),
         settings,
-        model_options(up, realism, option or []),
+        model_options(up, realism, option or [], realism_map),
         device=device,
         dtype=dtype,
         quality=quality,
@@ -136,13 +140,20 @@ def default_suffix(settings: "Settings", scale: int) -> str:
     return f"_x{scale if settings.scale is None else settings.scale:g}"
 
 
-def model_options(up: "Upscaler", realism: float | None, texts: Sequence[str]) -> dict[str, Any]:
-    """The model's own options, from ``--realism`` and ``--option NAME=VALUE``, checked.
+def model_options(
+    up: "Upscaler", realism: float | None, texts: Sequence[str], realism_map: str | None = None
+) -> dict[str, Any]:
+    """The model's own options, from ``--realism``, ``--realism-map`` and ``--option NAME=VALUE``, checked.
 
     Raises:
         UsageError: The model lacks one, or its value makes no sense.
     """
     chosen: dict[str, Any] = {} if realism is None else {"realism": realism}
+    if realism_map is not None:
+        if realism is not None:
+            raise UsageError("--realism and --realism-map contradict each other; give one of them")
+        chosen["realism"] = Path(realism_map).expanduser()
+        chosen["realism"] = up.options(chosen).realism
     kinds = get_type_hints(up.model.Options)
     for text in texts:
         name, equals, value = text.partition("=")

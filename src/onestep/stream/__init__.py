@@ -66,18 +66,21 @@ class _Output:
         return known.finish(picture, image, (bottom - top, self.image.width))
 
 
-def reason_against(target: Path, color: str) -> str | None:
+def reason_against(target: Path, color: str, consistent: bool = False) -> str | None:
     """Why a result cannot be made strip by strip; None where it can.
 
     Args:
         target: The result; its extension decides the format.
         color: The colour fix that is used.
+        consistent: Whether the result is to be moved so that its downscaling is the input.
     """
     name = picture_write.format_of(target)
     if name not in STREAMABLE:
         return f"{target}: {name} is not written strip by strip; use .png, .tif or .jpg"
     if color == "adain":
         return "the colour fix adain needs the whole picture; use --color wavelet or none"
+    if consistent:
+        return "--consistent needs the whole picture; use --no-stream"
     return None
 
 
@@ -121,7 +124,7 @@ def upscale_file(
     """
     source, target, settings = Path(source), Path(target), settings or Settings()
     color = settings.color or up.model.traits.color
-    against = reason_against(target, color)
+    against = reason_against(target, color, settings.consistent)
     if against is not None:
         raise UsageError(against)
     rows = open_rows(source, max_pixels)
@@ -132,8 +135,8 @@ def upscale_file(
     if growing.finished():
         return plan
     tile = growing.facts["tile"] if growing.begun else _tile(plan, settings, up)
-    settings = replace(settings, tile=tile)
-    plan = up.plan(rows.width, rows.height, settings, layers=False)
+    if tile != plan.tile:
+        plan = up.plan(rows.width, rows.height, replace(settings, tile=tile), layers=False)
     about = from_raster(first_row(rows))
     with growing, torch.inference_mode():
         output = _output(up, rows, about, settings, chosen, plan)
