@@ -16,6 +16,7 @@ from onestep.methods.oftsr import StudentConfig, TeacherConfig
 from onestep.methods.osediff import OsediffConfig
 from onestep.methods.prior import AutoencoderConfig, PriorModelConfig
 from onestep.methods.resample import ResampleConfig
+from onestep.methods.s3diff import S3diffConfig
 
 
 class ModelConfig(Protocol):
@@ -35,6 +36,7 @@ METHODS: Mapping[str, type[ModelConfig]] = {
     "prior": PriorModelConfig,
     "prior-vae": AutoencoderConfig,
     "resample": ResampleConfig,
+    "s3diff": S3diffConfig,
 }
 
 

@@ -142,8 +142,8 @@ class Adapters:
         Args:
             role: Its name.
             rank: Of every adapter.
-            prefix: Adapters are called ``<prefix>_<part>``, or by the prefix alone where the part has no name;
-                the role's name by default.
+            prefix: Adapters are called ``<prefix>_<part>``, or ``<prefix>`` where the part has no name; the
+                role's name by default.
             full: Whether the role has a full copy of the first convolution.
         """
         from peft import LoraConfig, inject_adapter_in_model

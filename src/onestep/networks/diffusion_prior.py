@@ -22,7 +22,6 @@ from onestep.networks.adapters import Adapters, unet_targets, vae_targets
 from onestep.networks.prior_config import PriorConfig, Schedule, VaeShape
 from onestep.networks.prompt_encoder import PromptEncoder, byte_tokenizer, text_model
 
-
 Around = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Wraps a function (module, *inputs) -> output."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from onestep.core.config import updated
 from onestep.core.errors import OneStepError, UsageError
 from onestep.recipe import Recipe
-from onestep.recipes import ctmsr, degradation, oftsr, osediff, prior
+from onestep.recipes import ctmsr, degradation, oftsr, osediff, prior, s3diff
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     **oftsr.RECIPES,
@@ -21,6 +21,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     **degradation.RECIPES,
     **osediff.RECIPES,
     **prior.RECIPES,
+    **s3diff.RECIPES,
 }
 
 
