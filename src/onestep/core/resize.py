@@ -96,7 +96,7 @@ def taps(top: int, bottom: int, length: int, target: int, kernel: Kernel = "bicu
     ends = (centres + reach + 0.5).floor().clamp_max(length)
     first, end = int(firsts.min()), int(ends.max())
     inputs = torch.arange(first, end, dtype=torch.float64)
-    weights = shape((inputs + 0.5 - centres[:, None]) / stretch)
+    weights = shape((centres[:, None] - inputs - 0.5) / stretch)
     weights *= (inputs >= firsts[:, None]) & (inputs < ends[:, None])
     return first, weights / weights.sum(1, keepdim=True)
 
