@@ -139,17 +139,21 @@ def test_the_published_files_agree(development_data: Path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_three_pictures_of_the_official_log(development_data: Path, monkeypatch: pytest.MonkeyPatch):
-    """All 31 agree within 0.015 (mean 0.003); what is left is rounding noise in flat areas."""
+def test_the_official_log(development_data: Path, monkeypatch: pytest.MonkeyPatch):
+    """Largest difference 0.015, mean 0.003.
+
+    Grey values that lie exactly between two whole numbers (one pixel in a thousand) are rounded up here, and
+    either way by a program in single precision: that alone moves scores by as much.
+    """
     monkeypatch.setenv(hub.HOME_VARIABLE, str(development_data / "metrics"))
-    score = metrics.make("niqe")
-    logged = {"Canon_10_x1": 7.463051, "sony_1_x1": None, "P1140126_x1": None}
-    folder = development_data / "dev" / "drealsr"
+    score, folder = metrics.make("niqe"), development_data / "dev" / "drealsr"
     log = (folder / "osediff_official_metrics.log").read_text()
-    for name, wanted in logged.items():
-        found = re.search(rf"{name}\.png .*? NIQE: ([\d.]+)", log)
-        assert found is not None
-        wanted = wanted or float(found[1])
-        with Image.open(folder / "osediff_official" / f"{name}.png") as picture:
+    logged = re.findall(r"results_osediff/(\S+) .*? NIQE: ([\d.]+)", log)
+    assert len(logged) == 31
+    away = []
+    for name, value in logged:
+        with Image.open(folder / "osediff_official" / name) as picture:
             image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None] / 255
-        assert score(image).item() == pytest.approx(wanted, abs=0.02)
+        away.append(abs(score(image).item() - float(value)))
+    assert max(away) < 0.05
+    assert sum(away) / len(away) < 0.004

@@ -257,9 +257,9 @@ def find(name: str) -> Metric:
     """
     if name in METRICS:
         return METRICS[name]
-    close = difflib.get_close_matches(name, METRICS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"no metric is called {name!r}{hint} Known: {', '.join(METRICS)}")
+    close = difflib.get_close_matches(name.lower(), METRICS, n=1)
+    hint = f"; did you mean {close[0]!r}? Known:" if close else "; known:"
+    raise UsageError(f"no metric is called {name!r}{hint} {', '.join(METRICS)}")
 
 
 _CHECKED: Mapping[Needs, Callable[[Measure], Measure]] = {"pair": of_pair, "image": of_image}
