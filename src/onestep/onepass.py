@@ -155,7 +155,7 @@ class Engine:
             return self._condition(lr, options, rgb)
         seen = fit(band.seen, self.model.traits.multiple_of, self.model.traits.minimum)
         condition = self._condition(seen, options, band.seen)
-        if any(_is_map(value, seen) for value in condition.values()):
+        if seen.shape[-2:] != (1, 1) and any(_is_map(value, seen) for value in condition.values()):
             raise UsageError("this model decides something for every pixel: it needs the whole picture")
         return condition
 
