@@ -376,7 +376,7 @@ FACTS = ["-O", "kind=student", "-O", "sigma=0.1", "-O", "degradation=bicubic", "
     ("words", "code", "says"),
     [
         (["absent.pt", "--method", "oftsr", "-o", "o.safetensors"], 1, "absent.pt: no such file"),
-        (["x.pt", "--method", "osediff", "-o", "o.safetensors"], 2, "osediff"),
+        (["x.pt", "--method", "s3diff", "-o", "o.safetensors"], 2, "s3diff"),
         (["x.pt", "--method", "magic", "-o", "o.safetensors"], 2, "no such method"),
         (["x.pt", "--method", "oftsr", "-o", "o.pth"], 2, "ends in .safetensors"),
         (["x.pt", "--method", "oftsr", "-o", "o.safetensors", "-O", "oops"], 2, "NAME=VALUE"),

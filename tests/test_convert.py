@@ -335,9 +335,8 @@ def test_an_old_release_file_survives_a_refusal(tmp_path, weights, small):
 @pytest.mark.parametrize(
     ("method", "out", "message"),
     [
-        ("osediff", "o.safetensors", "this version cannot convert files of osediff yet"),
         ("s3diff", "o.safetensors", "this version cannot convert files of s3diff yet"),
-        ("esrgan", "o.safetensors", "no such method; files of oftsr, ctmsr, de_net can be converted"),
+        ("esrgan", "o.safetensors", "no such method; files of oftsr, ctmsr, osediff, de_net can be converted"),
         ("oftsr", "o.pth", "a release file ends in .safetensors"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestep import checkpoint
 from onestep.checkpoint import Card
-from onestep.convert import ctmsr, de_net, oftsr
+from onestep.convert import ctmsr, de_net, oftsr, osediff
 from onestep.core.errors import InputError, UsageError
 
 __all__ = ["ADAPTERS", "Adapter", "convert_file"]
@@ -24,7 +24,7 @@ ADAPTERS: Mapping[str, Adapter | None] = MappingProxyType(
     {
         "oftsr": oftsr.from_official,
         "ctmsr": ctmsr.from_official,
-        "osediff": None,
+        "osediff": osediff.from_official,
         "s3diff": None,
         "de_net": de_net.from_official,
     }
