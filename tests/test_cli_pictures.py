@@ -23,6 +23,9 @@ def _home(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+SHIPPED = "oftsr-compact-x4"
+
+
 def put(path, size=(24, 18), seed=0, low=60, high=196):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     array = np.random.default_rng(seed).integers(low, high, (size[1], size[0], 3), dtype=np.uint8)
@@ -81,17 +84,17 @@ def test_a_map_of_one_grey_is_that_realism(capsys):
 
 
 def test_a_map_decides_by_region_without_a_seam(capsys):
-    put("photo.png", size=(80, 60))
-    half = np.zeros((60, 80))
-    half[:, 40:] = 1
+    put("photo.png", size=(96, 48))
+    half = np.zeros((48, 96))
+    half[:, 48:] = 1
     put_map("mask.png", half)
     for name, words in {"m": ["--realism-map", "mask.png"], "f": ["-r", 0], "r": ["-r", 1]}.items():
-        assert upscale("photo.png", "-o", f"{name}.png", *words) == 0
+        assert upscale("photo.png", "-o", f"{name}.png", *words, model=SHIPPED) == 0
     mixed, faithful, realistic = (pixels(f"{name}.png").astype(int) for name in "mfr")
-    assert np.abs(mixed - faithful)[:, :120].max() <= 1
-    assert np.abs(mixed - realistic)[:, 200:].max() <= 1
+    assert np.abs(mixed - faithful)[:, :80].max() <= 1
+    assert np.abs(mixed - realistic)[:, 304:].max() <= 1
     assert np.abs(faithful - realistic).max() > 3
-    assert upscale("photo.png", "-o", "t.png", "--realism-map", "mask.png", "-t", "32") == 0
+    assert upscale("photo.png", "-o", "t.png", "--realism-map", "mask.png", "-t", "64", model=SHIPPED) == 0
     assert np.abs(pixels("t.png").astype(int) - mixed).max() <= 1
 
 
