@@ -55,7 +55,7 @@ def without_seconds(report):
 
     def plain(entrant):
         rows = [{k: v for k, v in row.items() if k not in ("seconds", "memory")} for row in entrant["images"]]
-        drop = ("seconds", "seconds_per_picture", "peak_memory", "workers", "others", "images")
+        drop = ("seconds", "seconds_per_picture", "peak_memory", "workers", "command", "others", "images")
         return {k: v for k, v in entrant.items() if k not in drop} | {"images": rows}
 
     values = report if isinstance(report, dict) else report.to_json()
