@@ -14,8 +14,9 @@ from PIL import Image
 from evaluation_toy import Views, entrant, report, sweep
 from onestep.core.errors import InputError
 from onestep.evaluate import page_pictures, paper
-from onestep.evaluate.page import missing_lines, to_html
+from onestep.evaluate.page import to_html
 from onestep.evaluate.page_parts import best
+from onestep.evaluate.tables import missing_lines
 
 VOID = {"meta", "img", "input", "rect", "line", "circle", "polygon"}
 

@@ -11,10 +11,8 @@ from onestep.evaluate.protocols import PROTOCOLS
 from onestep.metrics import METRICS
 
 ELSEWHERE = {
-    "fid-legacy",
     "liqe",
     "lpips-unstated",
-    "maniqa-koniq",
     "maniqa-unstated",
     "psnr-unstated",
     "q-align",

@@ -15,7 +15,7 @@ from onestep.evaluate.page_parts import paragraph, section
 from onestep.evaluate.page_pictures import View
 from onestep.evaluate.report import Report
 from onestep.evaluate.svg import tag
-from onestep.evaluate.tables import left_out
+from onestep.evaluate.tables import missing_lines
 
 _HERE: Final = Path(__file__).parent
 _MEANS: Final = (
@@ -94,18 +94,6 @@ def _parts(
             "nav", *(tag("a", title, href=f"#{anchor}") for title, anchor, _ in there), aria_label="Sections"
         ),
         *(section(title, anchor, *inside) for title, anchor, inside in there),
-    ]
-
-
-def missing_lines(report: Report) -> list[str]:
-    """What is missing, each line once, with the entrants that it is about."""
-    about: dict[str, list[str]] = {}
-    for entrant in report.entrants:
-        for line in left_out(entrant):
-            about.setdefault(line, []).append(entrant.name)
-    return [
-        line if len(names) == len(report.entrants) > 1 else f"{', '.join(names)}: {line}"
-        for line, names in about.items()
     ]
 
 

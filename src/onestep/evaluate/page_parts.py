@@ -205,11 +205,11 @@ def origins(report: Report, command: str) -> str:
         facts.append(("where it comes from", rules.source))
     if command:
         facts.append(("command", command))
-    typed = list(dict.fromkeys(e.command for e in report.entrants if e.command not in ("", command)))
-    facts += [
-        (f"command for {', '.join(e.name for e in report.entrants if e.command == words)}", words)
-        for words in typed
-    ]
+    typed: dict[str, list[str]] = {}
+    for entrant in report.entrants:
+        if entrant.command not in ("", command):
+            typed.setdefault(entrant.command, []).append(entrant.name)
+    facts += [(f"command for {some(names)}", words) for words, names in typed.items()]
     facts.append(("version of onestep", ", ".join(dict.fromkeys(e.version for e in report.entrants))))
     facts += [
         (f"version of {name}", version) for name, version in first.versions.items() if name != "onestep"
@@ -235,6 +235,11 @@ def origins(report: Report, command: str) -> str:
     return tag("dl", listed) + table("Models and inputs", heads, rows)
 
 
+def some(names: Sequence[str]) -> str:
+    """A list of names, cut short."""
+    return ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+
+
 def _inputs(report: Report) -> list[tuple[str, str]]:
     """The hashes of what was read, each once, with those who read it where not all did."""
     readers: dict[tuple[str, str], list[str]] = {}
@@ -243,7 +248,7 @@ def _inputs(report: Report) -> list[tuple[str, str]]:
             readers.setdefault((kind, sha), []).append(entrant.name)
     everyone = len(report.entrants)
     return [
-        (f"SHA-256, {kind}", sha if len(names) == everyone else f"{sha} ({', '.join(names)})")
+        (f"SHA-256, {kind}", sha if len(names) == everyone else f"{sha} ({some(names)})")
         for (kind, sha), names in readers.items()
     ]
 

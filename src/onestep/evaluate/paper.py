@@ -2,8 +2,8 @@
 
 ``papers.json`` holds the tables: protocol, data set, metric, value, where it is printed and who evaluated. A
 row stands beside a score of ours only if protocol and data set agree; where they do not, a line says so.
-Metrics have the names of ``onestep.metrics``; others (``fid-legacy``, ``maniqa-unstated``) are variants that
-are not offered here or that the source does not state, and so never share a column.
+Metrics have the names of ``onestep.metrics``; others (``topiq``, ``maniqa-unstated``) are not offered here,
+or their variant is not stated, and so they never share a column.
 """
 
 import json
@@ -233,18 +233,22 @@ def against(report: Report, dataset: str | None = None) -> Against:
         return Against(lines=lines)
     printed = rows(protocol, chosen.name)
     found = Against(chosen, [*lines, f"{chosen.name}: {chosen.what}"])
+    others: dict[str, list[str]] = {}
     for entrant in report.entrants:
         why = _other_pictures(entrant, chosen)
         if why:
-            found.lines.append(f"{entrant.name}: {why}; not compared")
+            others.setdefault(why, []).append(entrant.name)
             continue
         found.pairs += [
             Beside(entrant.name, mean, row)
             for row in printed
             if (mean := entrant.mean(row.metric)) is not None
         ]
+    for why, names in others.items():
+        whose = "" if len(names) == len(report.entrants) else f"{', '.join(names)}: "
+        found.lines.append(f"{whose}{why}; not compared")
     absent = [name for name in dict.fromkeys(row.metric for row in printed) if name not in report.metrics]
-    if absent:
+    if absent and sum(map(len, others.values())) < len(report.entrants):
         found.lines.append(f"papers also report {', '.join(absent)}, which are not scored here")
     return found
 

@@ -36,8 +36,7 @@ def to_markdown(report: Report) -> str:
         lines += ["", "In brackets: 95 % bootstrap interval of the mean over pictures."]
     if len(report.entrants) > 1:
         lines += ["", *_differences(report, names)]
-    for entrant in report.entrants:
-        lines += [f"\n{entrant.name}: {line}" for line in left_out(entrant)]
+    lines += [f"\n{line}" for line in missing_lines(report)]
     return "\n".join(lines) + "\n"
 
 
@@ -47,6 +46,18 @@ def left_out(entrant: Entrant) -> list[str]:
     lines += [f"{name} left out: {why}" for name, why in entrant.skipped.items()]
     lines += [f"{name} not scored: {why}" for name, why in entrant.failed.items()]
     return lines + entrant.notes
+
+
+def missing_lines(report: Report) -> list[str]:
+    """What is missing, each line once, with the entrants that it is about."""
+    about: dict[str, list[str]] = {}
+    for entrant in report.entrants:
+        for line in left_out(entrant):
+            about.setdefault(line, []).append(entrant.name)
+    return [
+        line if len(names) == len(report.entrants) > 1 else f"{', '.join(names)}: {line}"
+        for line, names in about.items()
+    ]
 
 
 def _row(*cells: str) -> str:
