@@ -110,12 +110,12 @@ def test_the_target_at_level_zero_is_the_true_image():
 
 def test_dropout_in_the_target_is_an_option():
     pair, sigma = images(), torch.tensor([0.5, 1.0])
-    for mode, same in (("train", False), ("eval", True)):
+    for mode, repeats in (("train", False), ("eval", True)):
         trained = objective(DROPPING, target=mode)
         y = trained.model.lr_up(pair.lr)
         torch.manual_seed(0)
         first, second = (trained.target(pair.hr, sigma, pair.lr, y) for _ in range(2))
-        assert torch.equal(first, second) == same
+        assert torch.equal(first, second) == repeats
         assert all(part.training for part in trained.model.modules())
         dropped = [trained.model.clean(pair.hr, sigma, pair.lr) for _ in range(2)]
         assert not torch.equal(*dropped)

@@ -1,7 +1,7 @@
-"""Draw docs/assets/fidelity-realism.svg from a report: PSNR against perceptual metrics, all models on one plot.
+"""Draw docs/assets/fidelity-realism.svg from a report: PSNR against perceptual metrics, all on one plot.
 
-``python docs/plots/fidelity_realism.py REPORT.json [METRIC...]``; docs/results/drealsr.md has the command that makes the
-report.
+``python docs/plots/fidelity_realism.py REPORT.json [METRIC...]``; docs/results/drealsr.md has the command
+that makes the report.
 """
 
 import json
