@@ -111,7 +111,7 @@ class Worker:
             return self.failed(index, item, error)
         if known is None:
             return None
-        if known.get("run") != self.manifest.run:
+        if not self._ours(known):
             return Outcome(index, "skipped")
         return Outcome(index, "ok", **{name: known[name] for name in _FACTS})
 
@@ -194,10 +194,14 @@ class Worker:
         keep, known = self.manifest.keep, None
         if self.journal is not None:
             known = self.journal.finished(item.source, item.target)
-            if known is not None and (keep == "resume" or known.get("run") == self.manifest.run):
+            if known is not None and (keep == "resume" or self._ours(known)):
                 forget(unnamed(item.target))
                 return known
         return {} if keep == "skip-existing" and item.target.exists() else None
+
+    def _ours(self, known: Mapping[str, Any]) -> bool:
+        """Whether a line of the journal was written in this very run."""
+        return self.manifest.run != "" and known.get("run") == self.manifest.run
 
     def _strips(self, item: Item, plan: Plan) -> bool:
         """Whether the picture goes strip by strip."""
