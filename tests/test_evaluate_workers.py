@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from evaluation_folders import bicubic, enlarged, put, without_seconds, write_folders
+from evaluation_folders import bicubic, enlarged, photograph, put, without_seconds, write_folders
 from onestep.core.errors import InputError
 from onestep.evaluate import FINISHED, Entrant, evaluate, finished, protocol, restored
 from onestep.evaluate.journal import Journal, beside, key
@@ -46,13 +47,25 @@ def scored(folder, workers, names=FREE, **rest):
     return evaluate(pairs, names, protocol("full-float"), candidates=candidates, workers=workers, **rest)
 
 
-def test_one_and_two_workers_give_the_same_bits(tmp_path):
+def test_one_and_two_workers_give_the_same_bits(tmp_path, caplog):
     folder = write_folders(tmp_path, count=7, height=192, width=208)
     (folder / "hr" / "p3.png").write_bytes(b"broken")
-    one, two = (without_seconds(scored(folder, workers)) for workers in (1, 2))
-    assert one == two
-    assert len(one[0]["images"]) == 6
-    assert "p3" in one[1]["failed"]
+    (folder / "hr" / "p4.png").unlink()
+    pages = [Image.fromarray(photograph(top, 192, 208)) for top in (0, 9)]
+    pages[0].save(folder / "hr" / "p4.tif", save_all=True, append_images=pages[1:])
+    found, said = [], []
+    for workers in (1, 2):
+        caplog.clear()
+        found.append(without_seconds(scored(folder, workers)))
+        said.append(caplog.messages)
+    assert found[0] == found[1]
+    assert (
+        said[0]
+        == said[1]
+        == [f"{folder / 'hr' / 'p4.tif'}: has several frames or pages, only the first is used"] * 2
+    )
+    assert len(found[0][0]["images"]) == 6
+    assert "p3" in found[0][1]["failed"]
 
 
 def test_metrics_with_networks_and_sets_too(tmp_path, development_data, monkeypatch):

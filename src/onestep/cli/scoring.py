@@ -24,6 +24,8 @@ from onestep.upscaler import Upscaler
 
 _PER_WORKER = 8
 """Pictures below which another process takes longer to start than it saves."""
+_MOST = 4
+"""Processes that start unasked: each holds the networks of the metrics, on a GPU too."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,13 @@ class Wanted:
     def processes(self, pictures: int, *, restoring_here: bool) -> int:
         """How many processes score.
 
-        By default as many as there are cores, unless a model on the CPU wants them, or pictures are few.
+        By default one per core, up to four; one where a model on the CPU wants them, or pictures are few.
 
         Raises:
             UsageError: It is no number.
         """
         if self.workers == "auto":
-            return 1 if restoring_here else max(1, min(_cores(), pictures // _PER_WORKER))
+            return 1 if restoring_here else max(1, min(_cores(), _MOST, pictures // _PER_WORKER))
         if not self.workers.isdecimal() or int(self.workers) < 1:
             raise UsageError(f"--workers {self.workers}: give a number from 1 on, or auto")
         return int(self.workers)

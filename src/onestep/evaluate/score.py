@@ -68,6 +68,8 @@ class Outcome:
     height: int = 0
     failed: str | None = None
     """Why nothing could be scored."""
+    said: tuple[tuple[int, str], ...] = ()
+    """What a worker would have logged: level and message."""
 
 
 class Scorer:

@@ -1,21 +1,26 @@
 """Tasks become outcomes, in their order: here, or in several processes, a bounded number at a time."""
 
+import dataclasses
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from onestep.core.errors import InputError
+from onestep.evaluate.protocols import EvalProtocol
 from onestep.evaluate.score import Outcome, Scorer, Task
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("onestep")
 
 _AHEAD = 2
 """Tasks per process that may wait."""
@@ -50,7 +55,10 @@ def outcomes(
 
 def _next(waiting: deque[tuple[T, Outcome | Future[Outcome]]]) -> tuple[T, Outcome]:
     mark, found = waiting.popleft()
-    return mark, found.result() if isinstance(found, Future) else found
+    outcome = found.result() if isinstance(found, Future) else found
+    for level, message in outcome.said:
+        _log.log(level, "%s", message)
+    return mark, outcome
 
 
 @contextmanager
@@ -73,12 +81,27 @@ _scorer: Scorer | None = None
 """That of a worker process."""
 
 
-def _start(*arguments: object) -> None:
+class _Kept(logging.Handler):
+    """Holds what is logged, for the process that shows it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.levelno, record.getMessage()))
+
+
+_kept: Final = _Kept()
+
+
+def _start(names: Sequence[str], how: EvalProtocol, device: str) -> None:
     """Make a worker ready; it leaves Ctrl-C to the process that started it, and ends with it."""
     global _scorer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, daemon=True).start()
-    _scorer = Scorer(*arguments)  # pyright: ignore[reportArgumentType]
+    _log.addHandler(_kept)
+    _scorer = Scorer(names, how, device)
 
 
 def _follow() -> None:
@@ -91,4 +114,6 @@ def _follow() -> None:
 
 def _score(task: Task) -> Outcome:
     assert _scorer is not None
-    return _scorer(task)
+    _kept.lines.clear()
+    outcome = _scorer(task)
+    return dataclasses.replace(outcome, said=tuple(_kept.lines))
