@@ -94,6 +94,7 @@ KINDS: Mapping[Kind, Callable[[Tensor, float, torch.Generator], Tensor]] = Mappi
 def draw(kinds: Sequence[Kind], generator: torch.Generator) -> dict[Kind, float]:
     """Strengths of the given kinds: all 0 in a tenth, one alone in six tenths, each with even odds else."""
     strengths: dict[Kind, float] = dict.fromkeys(kinds, 0.0)
+    chosen: list[Kind]
     case = uniform(generator, 0.0, 1.0)
     if case < 0.1:
         return strengths
