@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +222,13 @@ def test_a_long_set_keeps_the_page_short():
     text = to_html(toy)
     assert len(text) < 300_000
     assert "the first 500 of 3000" in text
+
+
+def test_the_published_report_holds_no_pictures_and_no_places_of_a_machine():
+    text = (Path(__file__).parents[1] / "docs" / "results" / "drealsr.html").read_text("utf-8")
+    assert "data:" not in text
+    assert not re.search(r"(?<![\w<:])/(?:home|root|work|tmp|Users)\b", text)
+    assert Outline(text).tags.count("svg") > 5
 
 
 def luminance(colour: str) -> float:
