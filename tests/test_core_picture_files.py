@@ -287,3 +287,27 @@ def test_a_failure_in_the_middle_leaves_what_was_there(tmp_path, name, error, mo
     with pytest.raises((InputError, KeyboardInterrupt)):
         picture.save(path)
     assert not list(tmp_path.iterdir())
+
+
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""First row, first column, row step and column step of every pass (PNG, section 8.2)."""
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (9, 17)])
+def test_interlaced_png(tmp_path, channels, dtype, size):
+    array = _array(channels, dtype, size)
+    raw = b""
+    for row, column, down, across in ADAM7:
+        part = array[row::down, column::across]
+        octets = part.astype(array.dtype.newbyteorder(">")).tobytes()
+        if part.size:
+            step = len(octets) // len(part)
+            raw += b"".join(b"\0" + octets[n : n + step] for n in range(0, len(octets), step))
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", size[1], size[0], 8 * array.itemsize, color, 0, 0, 1)
+    chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(raw)), _chunk(b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    picture = read(tmp_path / "a.png")
+    assert np.array_equal(picture.to_uint16() if dtype == np.uint16 else picture.to_uint8(), array)

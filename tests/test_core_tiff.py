@@ -1,12 +1,14 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from onestep.core import exif, tiff
 from onestep.core.errors import InputError
-from onestep.core.picture import read
+from onestep.core.picture import as_picture, read
 
 RNG = np.random.default_rng(3)
 DEEP = RNG.integers(1, 65536, (40, 33, 4), dtype=np.uint16)
@@ -148,3 +150,34 @@ def test_the_limit_on_pixels_holds_for_what_pillow_cannot_open(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RNG.random((20, 30, 3)).astype(np.float32), photometric="rgb")
     with pytest.raises(InputError, match="30 x 20 pixels are over the limit of 599"):
         read(tmp_path / "a.tif", max_pixels=599)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_what_a_picture_says_is_kept_in_files_over_4_gb_too(tmp_path, monkeypatch, big):
+    if big:
+        monkeypatch.setattr(tiff, "_CLASSIC_LIMIT", 100)
+    block = (
+        exif.PREFIX
+        + b"II*\0\x08\0\0\0"
+        + exif.packed(
+            {
+                315: exif.Entry(2, 5, b"Z\xc3\xb6e\0"),
+                exif.EXIF: {0x9000: exif.Entry(7, 4, b"0232"), 0xA002: exif.Entry(4, 1, b"\0\0\0\0")},
+                exif.GPS: {1: exif.Entry(2, 2, b"N\0"), 2: exif.Entry(5, 3, bytes(range(1, 25)))},
+            },
+            8,
+        )
+    )
+    picture = replace(as_picture(DEEP), exif=block, xmp=b"<x/>", dpi=(300.0, 150.0))
+    picture.save(tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_bigtiff == big
+        assert file.pages[0].tags[exif.EXIF].value["PixelXDimension"] == 33
+        assert file.pages[0].tags[exif.GPS].value["GPSLatitudeRef"] == "N"
+    out = read(tmp_path / "a.tif")
+    assert np.array_equal(out.to_uint16(), DEEP)
+    assert (out.xmp, out.dpi) == (b"<x/>", (300.0, 150.0))
+    kept, given = exif.entries(out.exif), exif.entries(block)
+    assert kept[315] == given[315]
+    assert kept[exif.GPS] == given[exif.GPS]
+    assert kept[exif.EXIF][0x9000].data == b"0232"
