@@ -56,6 +56,7 @@ def compact(scale: int, ct_steps: int = 1_700, dtm_steps: int = 500) -> Recipe:
             draw="image",
             perceptual_net="squeeze",
             perceptual_shift=7,
+            dtm_weight="simple",
             refresh=250,
         ),
         degradation="resshift",
