@@ -194,11 +194,11 @@ class TestKidSqueeze:
         monkeypatch.setenv(hub.HOME_VARIABLE, str(development_data / "metrics"))
         return metrics.make_set("kid-squeeze")
 
-    def test_features_are_the_last_ones_of_lpips_averaged(self, measure: metrics.SetMeasure):
+    def test_features_are_the_last_ones_of_lpips_averaged_over_the_picture(self, measure: metrics.SetMeasure):
         images = torch.cat([picture(48), picture(48, 1)])
         network = Lpips.load("squeeze")
         with torch.inference_mode():
-            wanted = network.features((images * 2 - 1 - network.shift) / network.scale).mean(dim=(2, 3))
+            wanted = 512**0.5 * network.depths(images * 2 - 1)[-1].mean(dim=(2, 3))
         assert measure.features(images).shape == (2, 512)
         torch.testing.assert_close(measure.features(images), wanted)
 

@@ -230,7 +230,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "kernel distance of the SqueezeNet features of LPIPS; no published value compares",
             "lower",
             "set",
-            (0, 1),
+            (0, 0.5),
             _FEATURES,
             sets.kid_squeeze,
             ("lpips-squeeze-backbone",),

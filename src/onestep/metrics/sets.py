@@ -20,7 +20,7 @@ from onestep.core.errors import InputError
 from onestep.core.resize import resize
 from onestep.metrics.checks import check_image
 from onestep.networks.inception import SIDE, Inception
-from onestep.networks.lpips import MINIMUM, SCALE, SHIFT, features_of, squeeze_features
+from onestep.networks.lpips import MINIMUM, SCALE, SHIFT, features_of, squeeze_features, unit
 from onestep.networks.state_files import fill, read_state
 
 BLOCK = 1000
@@ -114,8 +114,9 @@ def kid(device: torch.device) -> Measure:
 def kid_squeeze(device: torch.device) -> Measure:
     """Kernel distance of SqueezeNet features; not comparable with KID.
 
-    The network is the backbone of LPIPS-squeeze; the features are its last 512 channels, averaged over the
-    picture, which keeps its size.
+    The network is the backbone of LPIPS-squeeze. Its last 512 channels are scaled to unit length at each
+    pixel, averaged over the picture, which keeps its size, and multiplied by the root of 512, so that
+    x · y / D is a mean cosine.
 
     Raises:
         InputError: the weights of SqueezeNet cannot be had.
@@ -131,7 +132,8 @@ def kid_squeeze(device: torch.device) -> Measure:
         if min(image.shape[-2:]) < MINIMUM["squeeze"]:
             raise InputError(f"kid-squeeze needs sides of at least {MINIMUM['squeeze']} pixels")
         image = image.to(device).float() * 2 - 1
-        return layers((image - shift) / scale).mean(dim=(2, 3))
+        found = unit(layers((image - shift) / scale))
+        return found.mean(dim=(2, 3)) * found.shape[1] ** 0.5
 
     return Measure(network, Kernel)
 
