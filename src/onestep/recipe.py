@@ -28,6 +28,20 @@ class ObjectiveConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class Outlined(Protocol):
+    """A configuration that can also build its objective without numbers, on the device "meta"."""
+
+    def outline(self) -> Objective:
+        """The objective as :meth:`ObjectiveConfig.build` makes it, but with nothing loaded or drawn."""
+        ...
+
+
+def outlined(config: ObjectiveConfig) -> Objective:
+    """The objective for counting: without numbers where its configuration can do that, else built."""
+    return config.outline() if isinstance(config, Outlined) else config.build()
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How the parameters of one group move."""

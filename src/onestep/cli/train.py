@@ -45,6 +45,7 @@ def train(
     del debug
     screen = Screen(as_json, quiet, verbose)
     from onestep.core.config import override, to_dict
+    from onestep.recipe import outlined
     from onestep.recipes import RECIPES
     from onestep.recipes import recipe as named
 
@@ -60,12 +61,17 @@ def train(
     chosen = override(named(recipe), settings or [])
     folder = run or Path("runs") / chosen.name
     if dry_run:
-        objective = chosen.objective.build()
+        from onestep.train.memory import estimate
+
+        objective = outlined(chosen.objective)
         count = sum(p.numel() for members in objective.groups().values() for p in members)
         whole = sum(p.numel() for p in objective.parameters())
         screen.say(json.dumps(to_dict(chosen), indent=1))
+        memory = estimate(objective, chosen)
         screen.say(f"{whole:,} parameters, {count:,} of them trained; would run in {folder}")
-        screen.record({"recipe": to_dict(chosen), "run": str(folder), "parameters": whole, "trained": count})
+        screen.say(f"memory: {memory}")
+        found = {"parameters": whole, "trained": count, "memory": memory.total}
+        screen.record({"recipe": to_dict(chosen), "run": str(folder), **found})
         return
     from onestep.train import StoppedError
     from onestep.train import train as journey

@@ -166,7 +166,7 @@ class DiffusionPrior(nn.Module):
 
     def where(self) -> torch.device:
         """Where the weights are; as a context, where new ones are made."""
-        return self.abar.device
+        return next(self.unet.parameters()).device
 
     def save_memory(self, *, unet: Around = _as_it_is, vae: Around = _as_it_is) -> None:
         """Recompute the layers of U-Net and VAE in the backward pass instead of keeping them.

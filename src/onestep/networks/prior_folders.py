@@ -15,8 +15,8 @@ from torch import nn
 from onestep import hub
 from onestep.core.errors import InputError, UsageError
 from onestep.networks.diffusion_prior import DiffusionPrior, library
-from onestep.networks.prior_config import PriorConfig, Schedule
-from onestep.networks.prompt_encoder import folder_encoder
+from onestep.networks.prior_config import PriorConfig, Schedule, TextShape
+from onestep.networks.prompt_encoder import PromptEncoder, byte_tokenizer, folder_encoder, text_model
 
 KNOWN = {"sd-2.1-base": PriorConfig(), "sd-turbo": PriorConfig()}
 """Shapes of bases, for estimates where the base itself is not there."""
@@ -163,5 +163,7 @@ def _outline_of(folder: Path) -> DiffusionPrior:
             kind.from_config(_settings(folder, f"{part}/config.json"))
             for kind, part in zip(kinds, ("vae", "unet"), strict=True)
         )
-        text = folder_encoder(folder)
+        width = int(_settings(folder, "text_encoder/config.json")["hidden_size"])
+        shape = TextShape(width=width, inner=4 * width, layers=1, heads=1)
+        text = PromptEncoder(byte_tokenizer(), text_model(shape))
     return DiffusionPrior(vae, unet, text, schedule, whole=False)
