@@ -24,7 +24,7 @@ for set in drealsr realsr set14; do
   score "04 (b) CT, 4 to 3 intervals" -n "$ct"
   score "05 (c) CT, then DTM" -n "$full"
   for realism in 0 0.5 1; do
-    score "06 oftsr-compact-x4, realism $realism" -n oftsr-compact-x4 -r $realism
+    score "07 oftsr-compact-x4, realism $realism" -n oftsr-compact-x4 -r $realism
   done
 done
 python "$(dirname "$0")/score_table.py" "$reports"

@@ -37,7 +37,7 @@ LIMITS = {
         "Adds grain and a fine weave to flat areas, and keeps much of the noise of its input.",
     ),
 }
-ROWS = {"oftsr": "03 *.json", "ctmsr": "04 *.json"}
+ROWS = {"oftsr": "03 *.json", "ctmsr": "05 *.json"}
 """Which reports are of the model: method -> pattern."""
 
 
@@ -47,7 +47,9 @@ def scores(reports: Path, pattern: str) -> dict[str, dict[str, dict[str, float]]
     for path in sorted(reports.glob(f"*/{pattern}")):
         report = json.loads(path.read_text("utf-8"))
         means = {name: round(metric["mean"], 4) for name, metric in report["metrics"].items()}
-        found.setdefault(path.parent.name, {})[path.stem.partition(", ")[2] or "default"] = means
+        found.setdefault(path.parent.name, {})[
+            path.stem.rpartition(", ")[2] if "realism" in path.stem else "default"
+        ] = means
     return found
 
 
