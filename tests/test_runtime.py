@@ -76,3 +76,10 @@ def test_running_out_of_memory_is_recognised_as_torch_really_says_it():
     assert runtime.out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried"))
     assert not runtime.out_of_memory(RuntimeError("shapes do not match"))
     assert not runtime.out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_what_torch_holds_of_an_accelerator_and_does_not_use_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3_000, 10_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 1_000)
+    assert runtime.free_memory(torch.device("cuda")) == 7_000

@@ -225,10 +225,10 @@ class Upscaler:
         target = target_size(width, height, settings, traits)
         last = traits.scale ** (passes_needed(width, height, target, traits.scale) - 1)
         tile = self._tile(settings, width * last, height * last)
-        return make_plan(width, height, settings, traits, tile=tile, results=results, ratio=self._ratio)
+        return make_plan(width, height, settings, traits, tile=tile, results=results, ratio=self.noise_ratio)
 
     @cached_property
-    def _ratio(self) -> Fraction:
+    def noise_ratio(self) -> Fraction:
         """Noise elements per LR pixel."""
         side = whole(1, self.model.traits)
         return Fraction(self.model.noise_shape(torch.Size((1, 3, side, side)))[-1], side)
@@ -247,7 +247,7 @@ class Upscaler:
         tile, free = wanted, free_memory(self.engine.device)
         while free is not None and tile**2 * self._layer_bytes > free / 2 and halved(tile, traits) < tile:
             tile = halved(tile, traits)
-        return even(width, height, tile, settings.overlap, traits, self._ratio)
+        return even(width, height, tile, settings.overlap, traits, self.noise_ratio)
 
     def _results(
         self,
@@ -282,7 +282,7 @@ class Upscaler:
                 images[k] = one_pass(images[k], [one], scale ** (2 * again))[0]
         size = (plan.height, plan.width)
         of = (picture.width, picture.height, settings, self.model.traits)
-        done = make_plan(*of, tile=tile, results=len(options), ratio=self._ratio)
+        done = make_plan(*of, tile=tile, results=len(options), ratio=self.noise_ratio)
         pictures = [seen.finish(picture, image, size) for image in images]
         if not settings.consistent:
             return pictures, done
