@@ -31,7 +31,8 @@ OPTIONS = {
     | MODEL
     | {"--scale", "-s", "--width", "--height", "--tile", "-t", "--overlap", "--color", "--ext", "--suffix"}
     | {"--quality", "--strip-metadata", "--resume", "--overwrite", "--skip-existing", "--max-pixels"}
-    | {"--dry-run", "--stream", "--engine", "--address", "--cores"},
+    | {"--dry-run", "--stream", "--engine", "--address", "--cores", "--consistent", "--downscale"}
+    | {"--realism-map"},
     "models": SAY | {"--pull"},
     "train": SAY | {"--set", "--run", "--init", "--max-minutes", "--device", "-g", "--list", "--dry-run"},
     "degrade": SAY

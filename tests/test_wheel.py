@@ -61,7 +61,8 @@ def test_wheel_holds_nothing_else(names):
         top, _, rest = name.partition("/")
         assert top == "onestep" or top.endswith(".dist-info"), name
         if top == "onestep":
-            assert rest.endswith((".py", ".typed", ".safetensors")), name
+            kinds = (".py", ".typed", ".safetensors", ".css", ".js", ".json")
+            assert rest.endswith(kinds), name
     licences = {Path(name).name for name in names if "/licenses/" in name}
     assert licences == {"LICENSE", "THIRD_PARTY.md"}
 
