@@ -10,13 +10,15 @@ import json
 import logging
 import os
 import platform
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
+from io import TextIOBase
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import ray
 import ray.data
@@ -74,7 +76,7 @@ def run(
             typed[index] = item.source
     if not todo:
         return
-    with _cluster(address):
+    with _cluster(address), redirect_stdout(_MainThreadAlone(sys.stdout)):
         try:
             for outcome in _dispatched(worker.manifest, todo, cores or CORES, stop):
                 source = typed[outcome.index]
@@ -83,6 +85,20 @@ def run(
         except RayError as error:
             cause = error.__cause__ if isinstance(error.__cause__, OneStepError) else error
             raise UsageError(f"ray: {one_line(cause)}") from error
+
+
+class _MainThreadAlone(TextIOBase):
+    """Standard output, which stays clean for programs: what Ray prints in its threads goes to stderr."""
+
+    def __init__(self, stdout: TextIO) -> None:
+        self._stdout = stdout
+
+    def write(self, text: str, /) -> int:
+        main = threading.current_thread() is threading.main_thread()
+        return (self._stdout if main else sys.stderr).write(text)
+
+    def flush(self) -> None:
+        self._stdout.flush()
 
 
 @contextmanager
