@@ -6,6 +6,7 @@ Luma is BT.601 in studio range: Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ _FLOOR = 1e-8
 
 def luma(image: Tensor) -> Tensor:
     """BT.601 luma, not rounded: (B, 3, H, W) in [0, 1] to (B, 1, H, W) in [16/255, 235/255]."""
-    return _weighted(image).add_(16).div_(255)
+    return _weighted(image.split(1, dim=1)).add_(16).div_(255)
 
 
 def psnr(sr: Tensor, hr: Tensor) -> Tensor:
@@ -35,7 +36,8 @@ def psnr(sr: Tensor, hr: Tensor) -> Tensor:
 
 def psnr_y(sr: Tensor, hr: Tensor) -> Tensor:
     """PSNR of the luma planes, which are not rounded, in dB."""
-    return _psnr(_weighted(_exact(sr) - _exact(hr)) / 255)
+    channels = zip(sr.split(1, dim=1), hr.split(1, dim=1), strict=True)
+    return _psnr(_weighted(_exact(a) - _exact(b) for a, b in channels).div_(255))
 
 
 def ssim(sr: Tensor, hr: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ def ssim_y(sr: Tensor, hr: Tensor) -> Tensor:
     Raises:
         InputError: a side is shorter than the window.
     """
-    planes = [(luma(_exact(image)) * 255).round() for image in (sr, hr)]
+    planes = [(_weighted(map(_exact, image.split(1, dim=1))) + 16).round_() for image in (sr, hr)]
     luminance, structure = _ssim_maps(planes[0], planes[1], peak=255.0)
     return (luminance * structure.clamp_min(0)).mean(dim=(1, 2, 3))
 
@@ -88,10 +90,13 @@ def _exact(image: Tensor) -> Tensor:
     return (image.cpu() if image.device.type == "mps" else image).double()
 
 
-def _weighted(image: Tensor) -> Tensor:
-    """The sum of channels that luma is made of: (B, 3, H, W) to (B, 1, H, W)."""
-    red, green, blue = image.split(1, dim=1)
-    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+def _weighted(channels: Iterable[Tensor]) -> Tensor:
+    """What luma is made of, from R, G and B in turn, (B, 1, H, W) each: one by one they stay in the cache."""
+    each = iter(channels)
+    total = next(each) * _LUMA[0]
+    for weight in _LUMA[1:]:
+        total = total.add_(next(each), alpha=weight)
+    return total
 
 
 def _psnr(difference: Tensor) -> Tensor:
