@@ -9,14 +9,26 @@ from onestep.methods.s3diff import S3diff, S3diffConfig
 from onestep.networks.degradation_estimator import DegradationEstimator, EstimatorConfig
 from prior_parts import TINY, shaken
 
+GOOD, BAD = "sharp", "a blurred one"
 ESTIMATOR = EstimatorConfig(widths=(4, 4), blocks=(1, 1), strides=(2,), hidden=4)
 
 
 def fresh_model(**settings: Any) -> S3diff:
     """On a tiny prior that is part of it, as it is before any training."""
     torch.manual_seed(0)
-    config = S3diffConfig(base="tiny", prior=TINY, estimator=ESTIMATOR, rank_unet=4, rank_vae=3, **settings)
-    return config.build().eval()
+    config = S3diffConfig(
+        base="tiny",
+        prior=TINY,
+        estimator=ESTIMATOR,
+        rank_unet=4,
+        rank_vae=3,
+        prompt=GOOD,
+        negative=BAD,
+        **settings,
+    )
+    model = config.build().eval()
+    model.latent_tile = 64
+    return model
 
 
 def acting_model(**settings: Any) -> S3diff:
@@ -24,7 +36,7 @@ def acting_model(**settings: Any) -> S3diff:
     model = fresh_model(**settings)
     shaken(model.prior.parameters_of("generator"), 0.1)
     if model.gates is not None:
-        shaken(model.gates.parameters(), 0.15, seed=1)
+        shaken(model.gates.parameters(), 0.08, seed=1)
     return model.requires_grad_(False)
 
 

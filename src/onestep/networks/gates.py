@@ -169,7 +169,8 @@ class Gating:
         names = set(adapters.roles[role].values())
         self.gated: list[_Gated] = []
         self._matrices: Tensor | None = None
-        self._plain: list[Tensor] = []
+        self._network = adapters.network
+        self._plain: list[tuple[nn.Parameter, Tensor]] = []
         for name, module in adapters.network.named_modules():
             for adapter in names & set(getattr(module, "lora_A", ())):
                 found = _Gated(cast("LoraLayer", module), adapter, block(name))
@@ -217,11 +218,11 @@ class Gating:
         return bool(self._plain)
 
     def fold(self, matrices: Tensor, dtype: torch.dtype | None = None) -> None:
-        """Put adapters and gates of one image into the weights, which are kept to be put back.
+        """Put adapters and gates of one image into the weights; the plain ones are kept to be put back.
 
         Args:
             matrices: (1, blocks, r, r).
-            dtype: What the weights are stored in meanwhile; None: as they are.
+            dtype: What the whole network is stored in meanwhile; None: as it is.
 
         Raises:
             UsageError: There are several images.
@@ -231,20 +232,27 @@ class Gating:
         self.unfold()
         with torch.inference_mode(False), torch.no_grad():
             for one in self.gated:
-                host, factors = one.host, (one.layer.lora_A, one.layer.lora_B)
+                weight = cast("nn.Parameter", one.host.weight)
+                factors = one.layer.lora_A, one.layer.lora_B
                 a, b = (cast("Tensor", factor[one.adapter].weight) for factor in factors)
-                whole = host.weight.float() + change(a, b, matrices[0, one.block])
-                self._plain.append(host.weight.data)
-                host.weight.data = _as(whole.to(dtype or host.weight.dtype), host.weight)
+                whole = weight.float() + change(a, b, matrices[0, one.block])
+                self._swap(weight, _as(whole.to(dtype or weight.dtype), weight))
                 one.layer.merged_adapters = [one.adapter]
+            for name, parameter in self._network.named_parameters():
+                if dtype is not None and parameter.dtype != dtype and "lora_" not in name:
+                    self._swap(parameter, parameter.data.to(dtype))
 
     def unfold(self) -> None:
         """Put the plain weights back, exactly."""
-        if self._plain:
-            for one, plain in zip(self.gated, self._plain, strict=True):
-                one.host.weight.data = plain
-                one.layer.merged_adapters = []
-            self._plain = []
+        for parameter, plain in self._plain:
+            parameter.data = plain
+        for one in self.gated if self._plain else ():
+            one.layer.merged_adapters = []
+        self._plain = []
+
+    def _swap(self, parameter: nn.Parameter, data: Tensor) -> None:
+        self._plain.append((parameter, parameter.data))
+        parameter.data = data
 
 
 def gate(h: Tensor, matrix: Tensor) -> Tensor:

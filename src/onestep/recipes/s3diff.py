@@ -45,11 +45,11 @@ def mini() -> Recipe:
         first,
         name="s3diff-mini",
         objective=S3diffTraining(
-            S3diffConfig(base="mini-prior", rank_unet=16, rank_vae=8, up="bicubic"),
+            S3diffConfig(
+                base="mini-prior", rank_unet=16, rank_vae=8, up="bicubic", prompt=CLEAN, negative=DEGRADED
+            ),
             perceptual_net="squeeze",
             discriminator=DiscriminatorConfig("squeeze"),
-            prompt=CLEAN,
-            negative=DEGRADED,
         ),
         degradation="mixed",
         data=DataConfig(folder="train", crop=96, scale=4),
@@ -65,7 +65,6 @@ def mini() -> Recipe:
             save_every=100,
         ),
         check=CheckConfig(every=500, images=8, crop=192),
-        card=CardConfig(defaults={"prompt": CLEAN, "negative": DEGRADED}, half=False),
     )
 
 
@@ -77,7 +76,7 @@ def mini_gated() -> Recipe:
         first,
         name="s3diff-mini-gated",
         objective=replace(first.objective, negatives=0.0),
-        card=replace(first.card, defaults={**first.card.defaults, "guidance": 1.0}),
+        card=replace(first.card, defaults={"guidance": 1.0}),
     )
 
 
@@ -98,7 +97,7 @@ def toy() -> Recipe:
         name="s3diff-toy",
         objective=replace(
             first.objective,
-            model=S3diffConfig(base="prior-toy", rank_unet=4, rank_vae=4, up="bicubic"),
+            model=replace(first.objective.model, base="prior-toy", rank_unet=4, rank_vae=4),
             perceptual=0.0,
             adversarial=0.0,
         ),

@@ -3,9 +3,9 @@
 ``model`` holds the generator; ``objectives`` trains it.
 """
 
-from onestep.methods.s3diff.model import S3diff, S3diffConfig
+from onestep.methods.s3diff.model import NEGATIVE, POSITIVE, S3diff, S3diffConfig
 from onestep.methods.s3diff.objectives import DegradationGuided, S3diffTraining
-from onestep.methods.s3diff.options import NEGATIVE, POSITIVE, S3diffOptions
+from onestep.methods.s3diff.options import S3diffOptions
 
 __all__ = [
     "NEGATIVE",

@@ -37,6 +37,13 @@ from onestep.networks.prior_config import PriorConfig
 
 GENERATOR = "generator"
 """The role that ships."""
+POSITIVE = (
+    "A high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting."
+)
+"""What every picture is said to be (section 3; the spelling counts)."""
+NEGATIVE = "oil painting, cartoon, blur, dirty, messy, low quality, deformation, low resolution, oversmooth"
+"""What guidance moves away from, and what a part of the training pairs is said to be."""
+
 Up = Literal["bilinear", "bicubic"]
 
 
@@ -58,6 +65,8 @@ class S3diffConfig:
     up: Up = "bilinear"
     """How LR images come to HR size; bicubic was used in training, and by the first release."""
     color: ColorFix = "wavelet"
+    prompt: str = POSITIVE
+    negative: str = NEGATIVE
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning.
@@ -115,7 +124,7 @@ class S3diff(OneStepModel):
                 rank_unet=config.rank_unet,
                 levels_vae=levels[0],
                 levels_unet=levels[1],
-            )
+            ).requires_grad_(False)
         self._held: tuple[float, ...] = ()
         self.time = len(prior.abar) - 1
         self.latent_tile = 3 * prior.sample // 2
@@ -144,7 +153,7 @@ class S3diff(OneStepModel):
 
     def condition(self, lr: Tensor, options: S3diffOptions) -> Condition:
         """Scores (B, 2), both embeddings (B, 2, 77, C), and guidance, spread, folding (B, 3)."""
-        text = self.prior.text.embed([options.prompt, options.negative]).to(lr.device)
+        text = self.embedded(options.prompt, options.negative).to(lr.device)
         fold = options.gates == "folded" or (options.gates == "auto" and self._pays(lr))
         numbers = lr.new_tensor(
             [options.guidance, options.posterior == "sample", fold and not self._moving()],
@@ -155,6 +164,12 @@ class S3diff(OneStepModel):
             "text": text.expand(len(lr), -1, -1, -1),
             "numbers": numbers.expand(len(lr), -1),
         }
+
+    def embedded(self, prompt: str | None = None, negative: str | None = None) -> Tensor:
+        """Embeddings (2, 77, C) of a prompt and a negative prompt; None: those of the configuration."""
+        own = self.config
+        texts = [own.prompt if prompt is None else prompt, own.negative if negative is None else negative]
+        return self.prior.text.embed(texts)
 
     def scores(self, lr: Tensor, blur: float | None = None, noise: float | None = None) -> Tensor:
         """Blur and noise (B, 2) of LR images (B, 3, h, w) in [-1, 1]: estimated, or as the user says."""

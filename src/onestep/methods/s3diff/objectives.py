@@ -20,7 +20,6 @@ from onestep.core.contract import Loss, Objective, Pair
 from onestep.core.errors import InputError, UsageError
 from onestep.estimates import load_estimator
 from onestep.methods.s3diff.model import S3diff, S3diffConfig, Up
-from onestep.methods.s3diff.options import NEGATIVE, POSITIVE
 from onestep.networks.diffusion_prior import DiffusionPrior
 from onestep.networks.discriminator import Discriminator, DiscriminatorConfig
 from onestep.networks.lpips import Lpips
@@ -48,8 +47,6 @@ class S3diffTraining:
     """Share of pairs that shall come out as they went in, under the negative prompt."""
     clean: float = 0.01
     """Share of batches whose input is the true image; the estimator still sees the LR image."""
-    prompt: str = POSITIVE
-    negative: str = NEGATIVE
     up: Up = "bicubic"
     """How LR images come to HR size in training."""
     leak: bool = False
@@ -133,7 +130,7 @@ class DegradationGuided(Objective):
         x_src = self.model.enlarged(pair.lr, config.up)
         if float(torch.rand(())) < config.clean:
             x_src = pair.hr
-        wanted, unwanted = self.model.prior.text.embed([config.prompt, config.negative]).to(x_src.device)
+        wanted, unwanted = self.model.embedded().to(x_src.device)
         negative = torch.rand(len(x_src), device=x_src.device) < config.negatives
         target, text = routed(negative, x_src, pair.hr, unwanted, wanted)
         yield Loss("model", self.image_terms(self.restored(x_src, scores, text), target))

@@ -5,13 +5,6 @@ from typing import Literal
 
 from onestep.core.errors import UsageError
 
-POSITIVE = (
-    "A high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting."
-)
-"""What every picture is said to be (section 3; the spelling counts)."""
-NEGATIVE = "oil painting, cartoon, blur, dirty, messy, low quality, deformation, low resolution, oversmooth"
-"""What guidance moves away from, and what a part of the training pairs is said to be."""
-
 
 @dataclass(frozen=True)
 class S3diffOptions:
@@ -23,8 +16,10 @@ class S3diffOptions:
     """How noisy (JPEG counts as noise), likewise."""
     guidance: float = 1.07
     """How far predictions are moved from the negative prompt's to the prompt's and beyond; 1 is faster."""
-    prompt: str = POSITIVE
-    negative: str = NEGATIVE
+    prompt: str | None = None
+    """What the picture is said to be; None: as the model was trained."""
+    negative: str | None = None
+    """What guidance moves away from, likewise."""
     posterior: Literal["sample", "mean"] = "sample"
     """What of the encoder's distribution is restored: a sample, as published (of the seed), or its mean."""
     gates: Literal["auto", "live", "folded"] = "auto"
