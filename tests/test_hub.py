@@ -136,7 +136,10 @@ def test_the_table_is_well_formed():
             assert all(mirror.startswith(("https://", "hf://")) for mirror in copy.mirrors)
 
 
-@pytest.mark.parametrize("name", ["lpips-squeeze-backbone", "lpips-squeeze-head", "lpips-alex-head", "niqe"])
+HAD = "lpips-squeeze-backbone lpips-squeeze-head lpips-alex-head niqe brisque-model brisque-range dists"
+
+
+@pytest.mark.parametrize("name", [*HAD.split(), "squeezenet-onnx"])
 def test_the_development_folder_works_as_home(development_data: Path, monkeypatch, name: str):
     monkeypatch.setenv(hub.HOME_VARIABLE, str(development_data / "metrics"))
     assert hub.locate(name) is not None
