@@ -1,15 +1,19 @@
 """The memory estimate of a run: exact where it can be counted by hand."""
 
 import dataclasses
+import sys
+import types
 
 import pytest
 import torch
 from torch import nn
 
 from onestep.core.contract import Loss, Objective
+from onestep.core.errors import UsageError
 from onestep.data import DataConfig
 from onestep.recipe import OptimizerConfig, Recipe, TrainConfig, outlined
 from onestep.train.memory import estimate
+from onestep.train.state import make_optimizers
 from training_toy import ToyConfig
 
 
@@ -62,6 +66,30 @@ def test_micro_batches_precision_and_average_count():
     assert estimate(Squares(), recipe(precision="bfloat16")).activations * 2 == whole.activations
     trained = 3 * 64 * 10 + 10
     assert estimate(Squares(), recipe(ema=0.9)).training == whole.training + 4 * trained
+
+
+def test_averages_in_eight_bits_are_a_quarter():
+    eight = {"model": OptimizerConfig(kind="adamw8bit")}
+    trained = 3 * 64 * 10 + 10
+    small = dataclasses.replace(recipe(), train=dataclasses.replace(recipe().train, optimizers=eight))
+    assert estimate(Squares(), small).training == (4 + 2) * trained
+
+
+def test_an_eight_bit_optimizer_is_the_librarys(monkeypatch: pytest.MonkeyPatch):
+    """With a stand-in for the library; without it the refusal is one line that says how to get it."""
+    train = dataclasses.replace(
+        recipe().train, optimizers={"model": OptimizerConfig(kind="adamw8bit", lr=0.5, weight_decay=0.1)}
+    )
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UsageError, match=r"onestep-sr\[eight-bit\]"):
+        make_optimizers(Squares(), train)
+    library = types.ModuleType("bitsandbytes.optim")
+    library.AdamW8bit = torch.optim.AdamW
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", library)
+    made = make_optimizers(Squares(), train)["model"]
+    assert isinstance(made, torch.optim.AdamW)
+    assert (made.param_groups[0]["lr"], made.param_groups[0]["weight_decay"]) == (0.5, 0.1)
 
 
 def test_what_cannot_be_counted_is_said():

@@ -47,7 +47,8 @@ class OptimizerConfig:
     """How the parameters of one group move."""
 
     lr: float = 1e-4
-    kind: Literal["adam", "adamw"] = "adam"
+    kind: Literal["adam", "adamw", "adamw8bit"] = "adam"
+    """adamw8bit keeps its averages in 8 bits (library bitsandbytes, extra ``eight-bit``)."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0

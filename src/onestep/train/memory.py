@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from onestep.core.contract import Objective, Pair
-from onestep.recipe import Recipe
+from onestep.recipe import OptimizerConfig, Recipe
 
 _ADAM = 8
 """Bytes of the two averages that the optimizer keeps per parameter."""
@@ -47,7 +47,12 @@ def estimate(objective: Objective, recipe: Recipe) -> Memory:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     average = 0 if recipe.train.ema is None else 4
     groups = objective.groups()
-    trained = sum(parameter.numel() * (4 + _ADAM) for members in groups.values() for parameter in members)
+    trained = 0
+    for name, members in groups.items():
+        kept = (
+            _ADAM // 4 if recipe.train.optimizers.get(name, OptimizerConfig()).kind == "adamw8bit" else _ADAM
+        )
+        trained += sum(parameter.numel() * (4 + kept) for parameter in members)
     trained += average * sum(parameter.numel() for parameter in groups.get("model", ()))
     return Memory(weights, trained, _activations(objective, recipe))
 

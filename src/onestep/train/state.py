@@ -1,12 +1,13 @@
 """What changes from step to step: parameters, optimizers, average; and how it is saved and restored."""
 
+import importlib
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from onestep.core.contract import Objective, OneStepModel, Pair
@@ -38,14 +39,26 @@ def make_optimizers(objective: Objective, config: TrainConfig) -> dict[str, Opti
     trained = {id(parameter) for members in groups.values() for parameter in members}
     for parameter in objective.parameters():
         parameter.requires_grad_(id(parameter) in trained)
+    return {name: _optimizer(members, config.optimizers[name]) for name, members in groups.items()}
+
+
+def _optimizer(members: list[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    settings: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    if config.kind == "adamw8bit":
+        try:
+            library: Any = importlib.import_module("bitsandbytes.optim")
+        except ImportError as error:
+            raise UsageError(
+                "kind=adamw8bit needs bitsandbytes, not installed here: pip install 'onestep-sr[eight-bit]'"
+            ) from error
+        return cast("Optimizer", library.AdamW8bit(members, **settings))
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    made: dict[str, Optimizer] = {}
-    for name, members in groups.items():
-        one = config.optimizers[name]
-        made[name] = kinds[one.kind](
-            members, lr=one.lr, betas=one.betas, eps=one.eps, weight_decay=one.weight_decay, fused=True
-        )
-    return made
+    return kinds[config.kind](members, **settings, fused=True)
 
 
 class Training:
