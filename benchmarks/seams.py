@@ -1,9 +1,9 @@
 """What tiles change: a tiled result against the same made whole, and how visible tile borders are.
 
-Run: ``python benchmarks/seams.py [MODEL] [--picture FILE] [--dtype NAME] [--save FOLDER]`` (without a
-picture: needs scikit-image). The seam statistic is the mean difference of the two lines of pixels that meet at
-a border over that of all other neighbouring lines: 1 is invisible, and the same place in the result made whole
-is the yardstick, because pictures are not the same everywhere.
+Run: ``python benchmarks/seams.py [MODEL] [--picture FILE] [--dtype NAME] [--overlap N] [--save FOLDER]``
+(without a picture: needs scikit-image). The seam statistic is the mean difference of the two lines of pixels
+that meet at a border over that of all other neighbouring lines: 1 is invisible, and the same place in the
+result made whole is the yardstick, because pictures are not the same everywhere.
 """
 
 import argparse
@@ -49,8 +49,8 @@ def main() -> None:
             )
             change = (tiled.rgb - whole.rgb).abs() * 255
             values = [float(seam(result.rgb, rows, columns)) for result in (tiled, whole)]
-            line = f"| {realism} | {plan.tile} | {plan.overlap} | {plan.tiles} | {float(change.max()):.2f} "
-            line += f"| {float(change.mean()):.4f} | {values[0]:.4f} | {values[1]:.4f} |"
+            line = f"| {realism} | {plan.tile} | {plan.overlap} | {plan.tiles} | {float(change.max()):.4f} "
+            line += f"| {float(change.mean()):.6f} | {values[0]:.4f} | {values[1]:.4f} |"
             print(line, flush=True)
             if words.save is not None:
                 words.save.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from onestep.core.color import color_fix
 from onestep.core.consistent import Downscale, matched
 from onestep.core.contract import ColorFix, OneStepModel
 from onestep.core.errors import InputError
+from onestep.core.noise import pool_bytes
 from onestep.core.picture import Picture, as_picture
 from onestep.core.resize import resize
 from onestep.core.working import working
@@ -211,10 +212,11 @@ class Upscaler:
         return dataclasses.replace(plan, memory=plan.memory + self.layer_memory(plan))
 
     def layer_memory(self, plan: Plan) -> int:
-        """Bytes that the network's layers take at a time, estimated."""
+        """Bytes that the network's layers and the noise take at a time, estimated."""
         side = self.model.traits.scale
         across, down = (min(plan.tile, -(-n // side)) for n in (plan.width, plan.height))
-        return int(across * down * self._layer_bytes)
+        noise = self.model.noise_shape(torch.Size((1, 3, across, down)))
+        return int(across * down * self._layer_bytes) + pool_bytes(noise[1])
 
     @cached_property
     def _layer_bytes(self) -> float:
