@@ -1,8 +1,8 @@
 """What tiles change: a tiled result against the same made whole, and how visible tile borders are.
 
 Run: ``python benchmarks/seams.py [MODEL] [--picture FILE] [--dtype NAME] [--overlap N] [--save FOLDER]``
-(without a picture: needs scikit-image). The seam statistic is the mean difference of the two lines of pixels that
-meet at a border over that of all other neighbouring lines: 1 is invisible, and the same place in the
+(without a picture: needs scikit-image). The seam statistic is the mean difference of the two lines of pixels
+that meet at a border over that of all other neighbouring lines: 1 is invisible, and the same place in the
 result made whole is the yardstick, because pictures are not the same everywhere.
 """
 
