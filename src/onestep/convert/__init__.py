@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestep import checkpoint
 from onestep.checkpoint import Card
-from onestep.convert import ctmsr, de_net, oftsr, osediff
+from onestep.convert import ctmsr, de_net, oftsr, osediff, s3diff
 from onestep.core.errors import InputError, UsageError
 
 __all__ = ["ADAPTERS", "Adapter", "convert_file"]
@@ -25,7 +25,7 @@ ADAPTERS: Mapping[str, Adapter | None] = MappingProxyType(
         "oftsr": oftsr.from_official,
         "ctmsr": ctmsr.from_official,
         "osediff": osediff.from_official,
-        "s3diff": None,
+        "s3diff": s3diff.from_official,
         "de_net": de_net.from_official,
     }
 )
