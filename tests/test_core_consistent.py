@@ -162,3 +162,9 @@ def test_pictures_of_every_kind(kind):
 def test_an_unknown_downscaling_is_refused():
     with pytest.raises(UsageError, match="--downscale 'box' means nothing; choose bicubic"):
         Settings(downscale="box")
+
+
+def test_what_it_takes_is_in_the_plan():
+    up = Upscaler(Nearest(4), device="cpu")
+    plain, moved = (up.plan(50, 40, Settings(consistent=flag), layers=False).memory for flag in (False, True))
+    assert moved - plain == 2 * 200 * 160 * 12

@@ -194,7 +194,7 @@ def make_plan(
         tiles += across * down * (results if done else 1)
     before = width * height * scale ** (2 * passes - 2)
     exact = target == (width * scale**passes, height * scale**passes)
-    resized = ((not exact) + settings.consistent) * target[0] * target[1]
+    resized = ((not exact) + 2 * settings.consistent) * target[0] * target[1]
     pixels = width * height + before + results * (before * scale**2 + resized)
     return Plan(*target, passes, tile, overlap, tiles, pixels * _FLOAT_PIXEL)
 

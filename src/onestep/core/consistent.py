@@ -167,7 +167,7 @@ def matched(result: Picture, source: Picture, kernel: Downscale) -> tuple[Pictur
     lr = source.rgb[:, planes]
     rgb = consistent(result.rgb[:, planes].float().cpu(), lr, kernel)
     full = 2**result.bits - 1
-    stored = (rgb * full).round_() / full
+    stored = (rgb * full).round_().div_(full)
     difference = float((downscaled(stored, (lr.shape[-2], lr.shape[-1]), kernel) - lr).abs().max())
     return replace(result, rgb=rgb.expand(1, 3, -1, -1)), difference
 
