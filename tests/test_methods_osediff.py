@@ -151,6 +151,15 @@ def test_alpha_is_kept():
     assert tuple(result.alpha.shape) == (1, 1, 80, 112)
 
 
+def test_the_memory_of_its_layers_is_told_and_not_tried(monkeypatch: pytest.MonkeyPatch):
+    model = tiny_model()
+    monkeypatch.setattr(model, "restore", lambda *_: pytest.fail("nothing is run"))
+    up = Upscaler(model, device="cpu", dtype="float32")
+    assert up.engine.layer_bytes() == 3 * 16 * 4 * 4**2
+    assert Upscaler(tiny_model(), device="cpu", dtype="bfloat16").engine.layer_bytes() == 3 * 16 * 2 * 4**2
+    assert up.plan(2000, 2000).memory > 0
+
+
 def test_large_latents_are_tiled(monkeypatch: pytest.MonkeyPatch):
     model = tiny_model()
     sizes: list[tuple[int, ...]] = []

@@ -28,7 +28,7 @@ def draw(file: Path) -> None:
     for weight in WEIGHTS:
         name = f"squared error + {weight:g} VSD" if weight else "squared error alone"
         panels[name] = made(trained(1.0, weight), 1200)[0]
-    figure, axes = plt.subplots(1, 4, figsize=(10, 2.9), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, 4, figsize=(10, 3.6), layout="constrained", sharex=True, sharey=True)
     for axis, (name, points) in zip(axes, panels.items(), strict=True):
         axis.plot(*points.T.tolist(), ".", markersize=2, alpha=0.35, color="C0", rasterized=True)
         axis.plot(*MODES.T.tolist(), "+", color="black", markersize=9)

@@ -128,7 +128,13 @@ class Engine:
                 torch.cuda.empty_cache()
 
     def layer_bytes(self) -> float:
-        """Bytes per LR pixel that a forward pass needs, estimated from its largest layer on a tiny image."""
+        """Bytes per LR pixel that a forward pass needs: told by the model, or by its largest layer.
+
+        A model that is slow even on a tiny image has a method ``layer_bytes(dtype)``.
+        """
+        told = getattr(self.model, "layer_bytes", None)
+        if callable(told):
+            return float(cast("float", told(self.dtype)))
         traits = self.model.traits
         side = -(-max(traits.minimum, 16) // traits.multiple_of) * traits.multiple_of
         largest = 0

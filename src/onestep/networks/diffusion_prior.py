@@ -57,11 +57,13 @@ class DiffusionPrior(nn.Module):
         self.factor = 2 ** (len(shape.block_out_channels) - 1)
         """Pixels per latent, along a side."""
         self.latent = int(shape.latent_channels)
+        self.widest = int(shape.block_out_channels[1])
+        """Channels of the largest feature map at full size."""
         self.sample = int(unet_shape.sample_size)
         """Side of the latents that the U-Net was trained at."""
         self.unet_adapters = Adapters(unet, unet_targets(unet), first="conv_in")
         self.vae_adapters = Adapters(vae, vae_targets(vae))
-        self.untiled = 1024
+        self.untiled = 768
         """Longest side in pixels of an image that goes through the VAE in one piece."""
         self.ships: str | None = None
         """The role that is part of the state dict; adapters of others are not."""

@@ -114,7 +114,7 @@ class Osediff(OneStepModel):
             config.scale,
             multiple_of=prior.factor // math.gcd(prior.factor, config.scale),
             minimum=-(-native // config.scale),
-            tile=max(1024, 2 * native) // config.scale,
+            tile=max(2048, 2 * native) // config.scale,
             overlap=128 // config.scale,
             color=config.color,
         )
@@ -123,6 +123,10 @@ class Osediff(OneStepModel):
         """Of a latent: noise is what the posterior's sample is drawn with."""
         sides = (side * self.config.scale // self.prior.factor for side in lr[2:])
         return torch.Size((lr[0], self.prior.latent, *sides))
+
+    def layer_bytes(self, dtype: torch.dtype) -> float:
+        """Bytes per LR pixel: three of the VAE's largest feature maps, at HR size."""
+        return 3 * self.prior.widest * dtype.itemsize * self.config.scale**2
 
     def condition(self, lr: Tensor, options: OsediffOptions) -> Condition:
         """{"text": (B, 77, C), "spread": (B, 1, 1, 1)}; folds the adapters where wanted and possible."""
