@@ -37,7 +37,8 @@ OPTIONS = {
     "train": SAY | {"--set", "--run", "--init", "--max-minutes", "--device", "-g", "--list", "--dry-run"},
     "degrade": SAY
     | FILES
-    | {"--preset", "--scale", "-s", "--seed", "--ext", "--suffix", "--quality", "--max-pixels"},
+    | {"--preset", "--scale", "-s", "--seed", "--ext", "--suffix", "--quality", "--max-pixels"}
+    | {"--estimate", "--model", "-n"},
     "convert": SAY | FILES | {"--method", "--option", "-O"},
     "evaluate": SAY
     | FILES
@@ -377,7 +378,7 @@ FACTS = ["-O", "kind=student", "-O", "sigma=0.1", "-O", "degradation=bicubic", "
     ("words", "code", "says"),
     [
         (["absent.pt", "--method", "oftsr", "-o", "o.safetensors"], 1, "absent.pt: no such file"),
-        (["x.pt", "--method", "s3diff", "-o", "o.safetensors"], 2, "s3diff"),
+        (["x.pt", "--method", "s3diff", "-o", "o.safetensors"], 2, "add -O estimator"),
         (["x.pt", "--method", "magic", "-o", "o.safetensors"], 2, "no such method"),
         (["x.pt", "--method", "oftsr", "-o", "o.pth"], 2, "ends in .safetensors"),
         (["x.pt", "--method", "oftsr", "-o", "o.safetensors", "-O", "oops"], 2, "NAME=VALUE"),

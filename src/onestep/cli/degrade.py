@@ -7,17 +7,21 @@ from typing import Annotated
 import typer
 
 from onestep.cli import options as o
+from onestep.cli.estimate import estimate
 from onestep.cli.inputs import extension_of, file_name, find, is_folder, make_room, pair
 from onestep.cli.screen import Screen, complain
-from onestep.core.errors import InputError, OneStepError
+from onestep.core.errors import InputError, OneStepError, UsageError
 
 
 def degrade(
     inputs: o.Inputs,
-    output: o.Output,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="OUT", help="A file for one input, else a folder.")
+    ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", metavar="P", help="bicubic, average-pool, realesrgan, resshift …")
-    ],
+        str | None,
+        typer.Option("--preset", metavar="P", help="bicubic, average-pool, realesrgan, resshift …"),
+    ] = None,
     scale: Annotated[int, typer.Option("--scale", "-s", metavar="S", min=1, help="HR side / LR side.")] = 4,
     seed: o.Seed = 0,
     ext: o.Extension = None,
@@ -26,6 +30,13 @@ def degrade(
     ] = "",
     quality: o.Quality = 95,
     max_pixels: o.MaxPixels = 500_000_000,
+    estimated: Annotated[
+        bool, typer.Option("--estimate", help="Make nothing; print how blurred and noisy the inputs are.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-n", metavar="FILE", help="A release file of another estimator."),
+    ] = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -33,6 +44,15 @@ def degrade(
 ) -> None:
     """Make small pictures from large ones, as a camera or the web would; same seed, same pixels."""
     screen = Screen(as_json, quiet, verbose)
+    if estimated:
+        if output is not None or preset is not None:
+            raise UsageError("--estimate makes no pictures: leave --output and --preset out")
+        estimate(inputs, model, max_pixels, screen, debug)
+        return
+    if output is None or preset is None:
+        raise UsageError("give --output and --preset, or --estimate")
+    if model is not None:
+        raise UsageError("--model names an estimator, which only --estimate uses")
     in_folder, extension = is_folder(output, inputs, suffix, extension_of(ext)), extension_of(ext or "png")
     target = Path(output).expanduser()
     jobs = pair(find(inputs), target, in_folder, lambda source: file_name(source, suffix, extension))
