@@ -1,5 +1,6 @@
 """What the machine offers: the device, the precision that pays on it, and the memory that is free."""
 
+import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -93,6 +94,12 @@ def _container_memory() -> int | None:
         cache = sum(int(size) for name, size in fields if name == "inactive_file")
         return max(limit - used + cache, 0)
     return None
+
+
+def release_memory() -> None:
+    """Hand freed memory back to the system, where the C library would keep it (glibc); else nothing."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -25,6 +25,7 @@ from onestep.core.picture import MAX_PIXELS, Picture, from_raster
 from onestep.core.profile import profile_of
 from onestep.core.working import Working
 from onestep.plan import Plan, Settings, halved
+from onestep.runtime import release_memory
 from onestep.stream.growing import Growing, forget
 from onestep.stream.rows import Flow, Window
 from onestep.stream.sinks import STREAMABLE, Sink, make_sink, strip_rows
@@ -207,6 +208,7 @@ def _write(
     def settle(most: int) -> None:
         while len(pending) > most:
             growing.add(*pending.popleft().result())
+            release_memory()  # else holes in the heap let it grow slowly with the number of strips
             if progress is not None:
                 progress(len(growing.strips) / strips)
 
