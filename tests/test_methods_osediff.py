@@ -374,3 +374,18 @@ def test_counting_needs_no_base(home: Path):
     assert trained == 4_436_908
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert OsediffConfig(base="tiny-base").outline().prior.sample == TINY.unet.sample
+
+
+def test_published_outputs_have_the_colours_of_their_inputs(development_data: Path):
+    """Section 5.4 on the authors' own results: AdaIN, then two cuts to 8 bits that darken by half a level."""
+    folder = development_data / "dev" / "drealsr"
+    shifts, ratios = [], []
+    for file in sorted((folder / "osediff_official").glob("*.png"))[::6]:
+        result = as_picture(file).rgb * 255
+        lr = as_picture(folder / "LR" / file.name).rgb
+        lr_up = resize(lr, (512, 512), convention="pillow").clamp(0, 1) * 255
+        shifts.append(result.mean((2, 3)) - lr_up.mean((2, 3)))
+        ratios.append(result.std((2, 3)) / lr_up.std((2, 3)))
+    assert len(shifts) >= 5
+    assert float(torch.cat(shifts).mean()) == pytest.approx(-0.5, abs=0.05)
+    assert float(torch.cat(ratios).mean()) == pytest.approx(1.0, abs=0.01)
