@@ -335,8 +335,7 @@ def test_an_old_release_file_survives_a_refusal(tmp_path, weights, small):
 @pytest.mark.parametrize(
     ("method", "out", "message"),
     [
-        ("s3diff", "o.safetensors", "this version cannot convert files of s3diff yet"),
-        ("esrgan", "o.safetensors", "no such method; files of oftsr, ctmsr, osediff, de_net can be"),
+        ("esrgan", "o.safetensors", "no such method; files of oftsr, ctmsr, osediff, s3diff, de_net can be"),
         ("oftsr", "o.pth", "a release file ends in .safetensors"),
     ],
 )

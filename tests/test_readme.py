@@ -105,7 +105,7 @@ def documented_commands() -> list[str]:
 
 @pytest.mark.parametrize("line", documented_commands())
 def test_documented_commands_have_these_options(line):
-    verb, *arguments = shlex.split(line)[1:]
+    verb, *arguments = shlex.split(line, comments=True)[1:]
     command = typer.main.get_command(app).commands[verb]
     command.make_context(f"onestep {verb}", arguments)  # raises for an option that is not there
 
