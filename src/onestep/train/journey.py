@@ -64,7 +64,10 @@ def train(
     run = RunFolder(folder, writes=ranks.index == 0)
     say = notice if notice and run.writes else _silent
     try:
-        return _train(recipe, run, init, deadline, place, ranks, progress, say)
+        result = _train(recipe, run, init, deadline, place, ranks, progress, say)
+        if joined:
+            dist.barrier()  # a rank that leaves early tears the threads of the others down
+        return result
     finally:
         run.close()
         if joined:
