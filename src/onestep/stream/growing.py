@@ -144,9 +144,9 @@ class Growing:
             self.facts = {}
 
 
-def forget(target: Path) -> None:
+def forget(target: str | Path) -> None:
     """Remove the note on a result that is finished, or everything on one that is given up."""
-    for path in _names(target):
+    for path in _names(Path(target)):
         path.unlink(missing_ok=True)
 
 
