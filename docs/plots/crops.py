@@ -2,8 +2,9 @@
 
     python docs/plots/crops.py FILE MODEL... [--preset resshift] [--side 192]
 
-Pictures: astronaut, coffee and chelsea of scikit-image, spoiled by a preset with seed 0. Columns: the models in
-the order given (names, release files, or either with options: ``FILE,guidance=1``), then the truth. Those of the pages:
+Pictures: astronaut, coffee and chelsea of scikit-image, spoiled by a preset with seed 0. Columns: the
+models in the order given (names, release files, or either with options: ``FILE,guidance=1``), then the
+truth. Those of the pages:
 
     crops.py docs/assets/ctmsr-crops.webp bicubic REGRESSION CT FULL --preset resshift
     crops.py docs/assets/osediff-crops.webp bicubic PLAIN VSD --preset osediff
