@@ -57,6 +57,7 @@ def on_ray(out):
         process.communicate(timeout=60)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(os.name == "nt", reason="kills as Unix does")
 def test_a_worker_is_killed_and_the_local_engine_goes_on(capfd):
     """One start of Ray, which costs seconds, shows all of it. Pictures take long enough to be killed at."""
