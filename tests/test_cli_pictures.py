@@ -200,3 +200,20 @@ def test_what_a_file_says_survives_the_command(extension):
         assert after["dpi"] == (150, 300)
     if extension != "tif":
         assert (after["inner"][0xA002], after["inner"][0xA003]) == (45, 60)
+
+
+def test_damaged_tiff_files_are_one_line_whatever_decoders_would_say(capfd, tmp_path):
+    """Pillow logs what it finds, and libtiff writes past Python to the standard error of the process."""
+    colors = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8))
+    colors.save("lzw.tif", compression="tiff_lzw")
+    colors.save("samples.tif")
+    for name, place, octets in (("lzw", 60, b"\x5a" * 140), ("samples", None, b"")):
+        data = bytearray((tmp_path / f"{name}.tif").read_bytes())
+        if place is None:  # the entry on samples per pixel (277): of type 3, one of them
+            place, octets = data.index(b"\x15\x01\x03\x00\x01\x00\x00\x00") + 8, b"\x00\x08"
+        data[place : place + len(octets)] = octets
+        (tmp_path / f"{name}.tif").write_bytes(data)
+        assert upscale(f"{name}.tif", "-o", "out.png", model="bicubic") == 1
+        said = capfd.readouterr().err
+        assert said.startswith(f"onestep: {name}.tif: damaged")
+        assert len(said.splitlines()) == 1

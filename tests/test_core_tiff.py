@@ -117,7 +117,8 @@ def test_the_first_of_several_pages_is_read_with_a_warning(tmp_path, caplog):
     ("array", "options", "said"),
     [
         (9 * RNG.random((4, 5, 3)).astype(np.float32), {"photometric": "rgb"}, "scale them to 0 ... 1"),
-        (np.full((4, 5, 3), np.nan, np.float32), {"photometric": "rgb"}, "scale them to 0 ... 1"),
+        (np.full((4, 5, 3), np.nan, np.float32), {"photometric": "rgb"}, "replace those that are NaN"),
+        (np.full((4, 5), np.inf, np.float32), {}, "replace those that are NaN or infinite"),
         (DEEP[..., :3].astype(np.int16), {"photometric": "rgb"}, "samples of type int16"),
         (DEEP[..., :3].astype(np.float32), {"photometric": "cielab"}, "convert it to RGB"),
     ],

@@ -1,11 +1,14 @@
 """What a command says: lines and bars for people on stderr, JSON for programs on stdout."""
 
+import ctypes
+import functools
 import json
 import logging
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -82,6 +85,7 @@ class Screen:
     @contextmanager
     def warnings(self) -> Generator[None]:
         """Show what the library logs, as lines of ours, while the block runs."""
+        _hush()
         log = logging.getLogger("onestep")
         handler, level = _Lines(), log.level
         log.setLevel(logging.ERROR if self.quiet else logging.INFO if self.verbose else logging.WARNING)
@@ -102,6 +106,18 @@ class Screen:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         complain(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@functools.cache
+def _hush() -> None:
+    """Keep Pillow, and libtiff in it, from writing of faults that they also raise as errors."""
+    import PIL
+
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    home = Path(PIL.__file__).parent
+    for file in (*home.parent.glob("pillow.libs/libtiff*"), *home.glob(".dylibs/libtiff*")):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(str(file)).TIFFSetErrorHandler(None)
 
 
 def megabytes(count: float) -> str:

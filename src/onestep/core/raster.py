@@ -1,5 +1,6 @@
 """The content of an image file as an array: what readers return and writers take."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,8 @@ def checked(array: Array, name: str) -> Array:
         return (array >> 16).astype(np.uint16)
     if kind == "f":
         low, high = float(array.min()), float(array.max())
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise InputError(f"{name}: some values are no numbers: replace those that are NaN or infinite")
         if low >= -0.5 and high <= 1.5:
             return array.astype(np.float32).clip(0, 1)
         raise InputError(f"{name}: values from {low:g} to {high:g}: scale them to 0 ... 1")

@@ -48,7 +48,10 @@ def decode_tiff(file: IO[bytes], name: str) -> Raster:
         page = cast("tifffile.TiffPage", tiff.pages[0])
         photometric, turn = int(page.photometric), int(page.tags.valueof(_ORIENTATION) or 0)
         if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
-            raise InputError(f"{name}: TIFF with {page.photometric!s} colours: convert it to RGB")
+            raise InputError(
+                f"{name}: damaged, or TIFF with colours of a kind that is not read (photometric "
+                f"{photometric}): get a new copy, or convert it to RGB"
+            )
         try:
             array = page.asarray()
         except ValueError as error:
