@@ -31,20 +31,19 @@ def main() -> None:
     width = given.width or int(pixels**0.5)
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        print(f"| {given.model} | result | Mpx | seconds | s per Mpx | peak memory MB | file MB |")
-        print("|---|---|---|---|---|---|---|", flush=True)
-        for share in (1, 2, 4):
-            height = int(pixels / width) * share // 4
-            source, target = folder / f"in{share}{given.kind}", folder / f"out{share}{given.kind}"
+        print(f"| {given.model} | result | Mpx | seconds | CPU s | CPU s per Mpx | peak MB | file MB |")
+        print("|---|---|---|---|---|---|---|---|", flush=True)
+        for parts in reversed(range(given.heights)):
+            height = int(pixels / width) // 2**parts
+            source, target = folder / f"in{parts}{given.kind}", folder / f"out{parts}{given.kind}"
             make(source, width, height)
-            seconds, peak = run(command(given, source, target))
-            line("strip by strip", width, height, seconds, peak, target)
+            line("strip by strip", width, height, run(command(given, source, target)), target)
         expected = digest(target)
         if given.whole:
             other = folder / f"whole{given.kind}"
-            seconds, peak = run([*command(given, source, other)[:-1], "--no-stream"])
-            line("as a whole", width, height, seconds, peak, other)
-            print(f"\nLargest difference between the two: {difference(target, other)} levels.")
+            whole = [*command(given, source, other)[:-1], "--no-stream"]
+            line("as a whole", width, height, run(whole), other)
+            print(f"\nLargest difference between the two: {difference(target, other)} levels.", flush=True)
         target.unlink()
         if given.kills:
             killed(given, source, target, expected)
@@ -55,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bicubic")
     parser.add_argument("--megapixels", type=float, default=1000, help="of the largest result")
+    parser.add_argument("--heights", type=int, default=3, help="how many, each twice the last")
     parser.add_argument("--width", type=int, help="of the inputs; default: the largest is a square")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--kind", default=".png", help=".png, .tif or .jpg")
@@ -88,22 +88,23 @@ def command(given: argparse.Namespace, source: Path, target: Path) -> list[str]:
     return [sys.executable, "-m", "onestep", *words]
 
 
-def run(words: list[str]) -> tuple[float, float]:
-    """Seconds and peak megabytes of a process."""
+def run(words: list[str]) -> tuple[float, float, float]:
+    """Seconds, seconds of the CPU, and peak megabytes of a process."""
     started = time.perf_counter()
     process = subprocess.Popen(words)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} ended with {process.returncode}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def line(what: str, width: int, height: int, seconds: float, peak: float, target: Path) -> None:
+def line(what: str, width: int, height: int, took: tuple[float, float, float], target: Path) -> None:
     """A row of the table."""
+    seconds, cpu, peak = took
     mega = width * height * SCALE**2 / 1e6
     size = f"{SCALE * width}x{SCALE * height}"
-    cells = [what, size, f"{mega:.0f}", f"{seconds:.0f}", f"{seconds / mega:.3f}", f"{peak:.0f}"]
+    cells = [what, size, f"{mega:.0f}", f"{seconds:.0f}", f"{cpu:.0f}", f"{cpu / mega:.3f}", f"{peak:.0f}"]
     print(f"| {' | '.join(cells)} | {target.stat().st_size / 1e6:.0f} |", flush=True)
 
 
@@ -138,12 +139,14 @@ def killed(given: argparse.Namespace, source: Path, target: Path, expected: str)
         while process.poll() is None and rows_done(part, target) < goal:
             time.sleep(0.05)
         time.sleep(chance.uniform(0, 0.5))
+        if process.poll() is not None:
+            raise SystemExit("finished before it could be killed; ask for more megapixels")
         process.send_signal(signal.SIGKILL)
         process.wait()
         seconds += time.perf_counter() - started
         whole += target.exists()
         print(f"\nkilled at {100 * share:.0f} %: {part.stat().st_size / 1e6:.0f} MB written", flush=True)
-    rest, _ = run(command(given, source, target))
+    rest, *_ = run(command(given, source, target))
     same = "byte-identical" if digest(target) == expected else "DIFFERENT"
     print(f"\nAfter {given.kills} kills: {same}; {seconds + rest:.0f} s in all; half files seen: {whole}.")
 
