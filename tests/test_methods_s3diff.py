@@ -281,6 +281,16 @@ def test_the_scores_are_those_of_the_picture_unless_given():
     assert model.condition(lr, S3diffOptions(blur=0.0, noise=1.0))["degradation"].tolist() == [[0.0, 1.0]]
 
 
+def test_the_estimator_sees_the_picture_without_padding(monkeypatch):
+    model = acting_model()
+    model.traits = dataclasses.replace(model.traits, multiple_of=8, minimum=16)
+    seen, inner = [], model.estimator.forward
+    monkeypatch.setattr(model.estimator, "forward", lambda x: (seen.append(tuple(x.shape[-2:])), inner(x))[1])
+    result = up_with(model)(photo(13, 21))
+    assert seen == [(13, 21)]
+    assert (result.height, result.width) == (52, 84)
+
+
 def test_tiles_share_the_scores_of_the_picture(monkeypatch):
     """A picture whose right half alone is noisy: every tile gets the scores of the whole."""
     model = acting_model()

@@ -166,7 +166,7 @@ class Engine:
         return condition
 
     def _condition(self, lr: Tensor, options: Any, rgb: Tensor) -> Condition:
-        """What the whole image, (1, 3, h, w) in [0, 1] and padded, decides once."""
+        """What the whole image, (1, 3, h, w) in [0, 1], decides once; ``lr`` is padded, ``rgb`` is not."""
         traits, changes = self.model.traits, {}
         for field in dataclasses.fields(options):
             value = getattr(options, field.name)
@@ -174,7 +174,7 @@ class Engine:
                 height, width = rgb.shape[-2:]
                 value = resize(value.float(), (height, width), "bilinear")
                 changes[field.name] = fit(value, traits.multiple_of, traits.minimum)
-        whole = lr * 2 - 1
+        whole = (lr if self.model.decides_on_padded else rgb) * 2 - 1
         for dtype in (self.dtype, torch.float32):
             with torch.inference_mode(), self._precision(dtype):
                 found = self.model.condition(whole.to(self.device), dataclasses.replace(options, **changes))

@@ -85,6 +85,8 @@ class OneStepModel(nn.Module, ABC):
 
     Options: ClassVar[type]
     """Frozen dataclass of user knobs, every field with a default."""
+    decides_on_padded: ClassVar[bool] = True
+    """Whether ``condition`` is given the image padded, as ``forward`` is; if not, as it came."""
     traits: Traits
 
     @abstractmethod

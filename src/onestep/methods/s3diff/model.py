@@ -100,6 +100,7 @@ class S3diff(OneStepModel):
     """The one-step generator."""
 
     Options = S3diffOptions
+    decides_on_padded = False  # the estimator was trained on pictures as they are
 
     def __init__(self, config: S3diffConfig, prior: DiffusionPrior) -> None:
         """Add adapters, gates and estimator to a prior."""
@@ -150,6 +151,10 @@ class S3diff(OneStepModel):
         """Of a latent: noise is what the posterior's sample is drawn with."""
         sides = (side * self.config.scale // self.prior.factor for side in lr[2:])
         return torch.Size((lr[0], self.prior.latent, *sides))
+
+    def layer_bytes(self, dtype: torch.dtype) -> float:
+        """Bytes per LR pixel: three of the VAE's largest feature maps, at HR size."""
+        return 3 * self.prior.widest * dtype.itemsize * self.config.scale**2
 
     def condition(self, lr: Tensor, options: S3diffOptions) -> Condition:
         """Scores (B, 2), both embeddings (B, 2, 77, C), and guidance, spread, folding (B, 3)."""
