@@ -59,6 +59,8 @@ def test_consistent_results_keep_the_bound_that_is_printed(model, kernel, capsys
     assert upscale("photo.png", "-o", "b.png", "--json", model=model) == 0
     assert "difference" not in json.loads(capsys.readouterr().out)
     assert not np.array_equal(pixels("a.png"), pixels("b.png"))
+    assert upscale("photo.png", "-o", "c.jpg", "--consistent", model=model) == 0
+    assert capsys.readouterr().err.endswith(" of 255, before it is compressed\n")
 
 
 @pytest.mark.parametrize("words", [("--consistent", "--downscale", "box"), ("--downscale", "nearest")])

@@ -70,7 +70,7 @@ class Batch:
                 if interrupt() and len(outcomes) < len(items):
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
-            kept = sum(outcome.status == "ok" for outcome in outcomes)
+            kept = sum(outcome.status in ("ok", "skipped") for outcome in outcomes)
             complain(f"interrupted: {kept} of {len(items)} finished and kept; the same command continues")
             return INTERRUPTED
         finally:
@@ -126,7 +126,11 @@ class Batch:
                 row |= {"difference": outcome.difference}
                 bound = f"{255 * outcome.difference:.2f} of 255"
                 kernel = self.manifest.settings.downscale
-                self.screen.say(f"  downscaled ({kernel}), it differs from the input by at most {bound}")
+                lossy = item.target.suffix.lower() in (".jpg", ".jpeg", ".webp")
+                when = ", before it is compressed" if lossy else ""
+                self.screen.say(
+                    f"  downscaled ({kernel}), it differs from the input by at most {bound}{when}"
+                )
         self.screen.record(row)
 
     def _row(self, item: Item) -> dict[str, Any]:
