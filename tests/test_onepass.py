@@ -134,6 +134,18 @@ def test_a_large_overlap_makes_automatic_tiles_larger():
     assert plan.tile >= 120
 
 
+def test_an_overlap_for_which_memory_does_not_suffice_is_said(caplog, monkeypatch):
+    up = Upscaler(Nearest(1, tile=64, overlap=8), device="cpu")
+    up(picture(150, 150), overlap=60)
+    assert caplog.records == []
+    monkeypatch.setattr("onestep.upscaler.free_memory", lambda _: 10**10)
+    up._layer_bytes = 10**6
+    up(picture(150, 150), overlap=60)
+    assert [record.getMessage() for record in caplog.records] == [
+        "an overlap of 60 needs tiles of 120, for which memory does not suffice: it is 30"
+    ]
+
+
 @pytest.mark.parametrize("tile", [32, 64, 96])
 @pytest.mark.parametrize("overlap", [0, 8, 16])
 def test_plans_count_the_tiles_of_models_with_coarse_noise(tile, overlap):

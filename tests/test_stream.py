@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from onestep import Picture, Upscaler, UsageError
+from onestep import Picture, Upscaler, UsageError, stream
 from onestep.core.errors import InputError
 from onestep.core.picture import read
 from onestep.methods.resample import ResampleConfig
@@ -93,6 +93,18 @@ def test_other_factors_agree_within_a_level(bicubic, settings):
     strips, whole = both(bicubic, photo(size=(20, 15)), **settings)
     assert np.abs(strips - whole).max() <= 1
     assert np.mean(strips != whole) < 0.01
+
+
+def test_rows_of_tiles_that_are_too_large_are_cut_and_said(tiny, monkeypatch, caplog):
+    source = photo(size=(100, 150), bits=16)
+    settings = Settings(overlap=40)
+    whole = tiny(source, overlap=40)
+    monkeypatch.setattr(stream, "_LARGEST_BAND", 50 * 4 * 600 * 12)
+    plan = upscale_file(tiny, source, "out.png", settings)
+    assert plan.tile <= 50
+    assert plan.overlap == plan.tile // 2
+    assert "an overlap of 40 needs tiles of 80" in caplog.text
+    assert np.abs(levels("out.png") - whole.to_uint16()).max() <= 100, "of 65535"
 
 
 def test_two_passes_and_the_colour_fix(tiny):

@@ -55,6 +55,8 @@ def is_folder(written: str, words: Sequence[str], suffix: str | None, extension:
     Raises:
         UsageError: OUT is a file, but there may be several results; or its extension cannot be written.
     """
+    if not written:
+        raise UsageError("-o is empty; name a file or a folder")
     output = Path(written).expanduser()
     if output.is_dir() or written.endswith(("/", os.sep)):
         return True

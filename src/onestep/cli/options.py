@@ -44,7 +44,10 @@ Extension = Annotated[
     str | None, typer.Option("--ext", metavar="png|jpg|webp|tif", help="Format of the results.")
 ]
 MaxPixels = Annotated[
-    int, typer.Option("--max-pixels", metavar="N", help="Refuse inputs larger than this.", show_default=True)
+    int,
+    typer.Option(
+        "--max-pixels", metavar="N", min=1, help="Refuse inputs larger than this.", show_default=True
+    ),
 ]
 
 Scale = Annotated[

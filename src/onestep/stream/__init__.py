@@ -24,6 +24,7 @@ from onestep.core.errors import UsageError
 from onestep.core.picture import MAX_PIXELS, Picture, from_raster
 from onestep.core.profile import profile_of
 from onestep.core.working import Working
+from onestep.knobs import warn_of_overlap
 from onestep.plan import Plan, Settings, halved
 from onestep.runtime import release_memory
 from onestep.stream.growing import Growing, forget
@@ -137,7 +138,9 @@ def upscale_file(
         return plan
     tile = growing.facts["tile"] if growing.begun else _tile(plan, settings, up)
     if tile != plan.tile:
-        plan = up.plan(rows.width, rows.height, replace(settings, tile=tile), layers=False)
+        overlap = None if settings.overlap is None else min(settings.overlap, tile // 2)
+        plan = up.plan(rows.width, rows.height, replace(settings, tile=tile, overlap=overlap), layers=False)
+    warn_of_overlap(settings, plan)
     about = from_raster(first_row(rows))
     with growing, torch.inference_mode():
         output = _output(up, rows, about, settings, chosen, plan)
