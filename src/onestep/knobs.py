@@ -12,7 +12,6 @@ from torch import Tensor
 
 from onestep.core.errors import InputError, UsageError
 from onestep.core.picture import read
-from onestep.plan import Plan, Settings
 
 _log: Final = logging.getLogger("onestep")
 
@@ -67,17 +66,6 @@ def warn_of_stretching(options: Any, width: int, height: int) -> None:
             if not 1 / _STRETCHED <= ratio <= _STRETCHED:
                 size = f"{value.shape[-1]}x{value.shape[-2]}"
                 _log.warning("the map of %s (%s) is stretched to %dx%d", field.name, size, width, height)
-
-
-def warn_of_overlap(settings: Settings, plan: Plan) -> None:
-    """Say so where tiles are too small for the overlap that was asked for."""
-    if plan.tiles > plan.passes and plan.overlap < (settings.overlap or 0):
-        _log.warning(
-            "an overlap of %d needs tiles of %d, for which memory does not suffice: it is %d",
-            settings.overlap,
-            2 * (settings.overlap or 0),
-            plan.overlap,
-        )
 
 
 def _realism(value: Any) -> float | Tensor:

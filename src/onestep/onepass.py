@@ -15,7 +15,7 @@ from onestep.core.errors import InputError, UsageError
 from onestep.core.noise import NoiseCanvas
 from onestep.core.resize import resize
 from onestep.core.tiling import fit, tiled
-from onestep.plan import halved, shared
+from onestep.plan import Plan, Settings, halved, shared
 from onestep.runtime import out_of_memory
 
 _log: Final = logging.getLogger("onestep")
@@ -241,6 +241,17 @@ def _broken(out: Tensor, lr: Tensor) -> bool:
     least, most = (float(value) for value in out.aminmax())
     plain = least == most and float(lr.max() - lr.min()) > _PLAIN
     return not (least > -_BLOWN and most < _BLOWN) or plain
+
+
+def warn_of_overlap(settings: Settings, plan: Plan) -> None:
+    """Say so where tiles are too small for the overlap that was asked for."""
+    if plan.tiles > plan.passes and plan.overlap < (settings.overlap or 0):
+        _log.warning(
+            "an overlap of %d needs tiles of %d, for which memory does not suffice: it is %d",
+            settings.overlap,
+            2 * (settings.overlap or 0),
+            plan.overlap,
+        )
 
 
 def _is_map(value: Tensor, lr: Tensor) -> bool:

@@ -28,8 +28,8 @@ from onestep.core.noise import pool_bytes
 from onestep.core.picture import Picture, as_picture
 from onestep.core.resize import resize
 from onestep.core.working import working
-from onestep.knobs import options_of, warn_of_overlap, warn_of_stretching
-from onestep.onepass import Engine
+from onestep.knobs import options_of, warn_of_stretching
+from onestep.onepass import Engine, warn_of_overlap
 from onestep.plan import Plan, Settings, Tile, even, halved, make_plan, passes_needed, target_size, whole
 from onestep.runtime import free_memory, out_of_memory, pick_device, pick_dtype
 

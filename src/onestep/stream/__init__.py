@@ -24,7 +24,7 @@ from onestep.core.errors import UsageError
 from onestep.core.picture import MAX_PIXELS, Picture, from_raster
 from onestep.core.profile import profile_of
 from onestep.core.working import Working
-from onestep.knobs import warn_of_overlap
+from onestep.onepass import warn_of_overlap
 from onestep.plan import Plan, Settings, halved
 from onestep.runtime import release_memory
 from onestep.stream.growing import Growing, forget
