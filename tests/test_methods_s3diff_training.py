@@ -40,7 +40,7 @@ class Brightness(nn.Module):
 
 
 def objective(model=None, **settings) -> DegradationGuided:
-    config = S3diffTraining(perceptual=0.0, **settings)
+    config = S3diffTraining(**{"perceptual": 0.0, **settings})
     torch.manual_seed(5)
     judge = Discriminator(Brightness()) if config.adversarial > 0 else None
     return DegradationGuided(config, model or acting_model(), None, judge)
@@ -150,10 +150,42 @@ def test_without_an_adversary_there_is_one_move():
 
 
 def test_losses_have_their_weights():
-    one = objective(adversarial=0.0, negatives=0.0, clean=0.0, mse=3.0)
+    one = objective(adversarial=0.0, negatives=0.0, clean=0.0, mse=3.0, perceptual=5.0)
     data = pair()
     made = data.hr + 0.5
-    assert float(one.image_terms(made, data.hr)["mse"]) == pytest.approx(3 * 0.25)
+    assert list(one.image_terms(made, data.hr)) == ["mse"]
+    one.perceptual = lambda x, y: torch.tensor([0.1, 0.5])  # one distance per image
+    terms = one.image_terms(made, data.hr)
+    assert float(terms["mse"]) == pytest.approx(3 * 0.25)
+    assert float(terms["lpips"]) == pytest.approx(5 * 0.3)
+
+
+def test_what_the_discriminator_is_asked_in_each_move(monkeypatch):
+    """The second pass as true, HR as true, the second pass as generated and detached; half of each."""
+    one = objective()
+    asked, passes, noises = [], [], []
+
+    def restore(x_src, noise, matrices, text):
+        noises.append(noise)
+        passes.append((x_src * len(noises)).requires_grad_())
+        return passes[-1]
+
+    def loss(x, *, real):
+        asked.append((x, real))
+        return x.sum() * 0 + len(asked)
+
+    monkeypatch.setattr(one.model, "restore", restore)
+    monkeypatch.setattr(one.judge, "loss", loss)
+    data = pair()
+    totals = [float(move.total.detach()) for move in one.losses(data, 0)]
+    assert totals[1:] == [0.5, 1.0, 1.5]
+    assert [real for _, real in asked] == [True, True, False]
+    assert asked[0][0] is passes[1]
+    assert torch.equal(asked[1][0], data.hr)
+    assert torch.equal(asked[2][0], passes[1])
+    assert not asked[2][0].requires_grad
+    assert len(noises) == 2
+    assert not torch.equal(noises[0], noises[1])
 
 
 # negatives
