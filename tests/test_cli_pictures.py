@@ -219,3 +219,20 @@ def test_damaged_tiff_files_are_one_line_whatever_decoders_would_say(capfd, tmp_
         said = capfd.readouterr().err
         assert said.startswith(f"onestep: {name}.tif: damaged")
         assert len(said.splitlines()) == 1
+
+
+def test_the_memory_of_a_streamed_picture_is_estimated_and_does_not_know_its_height(monkeypatch, capsys):
+    found = {}
+    for height in (80, 800):
+        put(f"{height}.png", size=(60, height))
+        for way in ("--stream", "--no-stream"):
+            assert upscale(f"{height}.png", "-o", "a.png", "-t", 32, "--dry-run", "--json", way) == 0
+            found[way, height] = json.loads(capsys.readouterr().out)["memory"]
+    assert found["--stream", 80] == found["--stream", 800] > 2 * 32 * 4 * 240 * 12
+    pixels_more = 720 * 60 * (1 + 1 + 16) * 12  # as read, as a model sees it, and enlarged
+    assert found["--no-stream", 800] == found["--no-stream", 80] + pixels_more
+    monkeypatch.setattr(batch, "_LARGE", 1000)
+    assert upscale("80.png", "-o", "a.png", "-t", 32, "--stream") == 0
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said.startswith("80.png: 240x320 in ")
+    assert said.endswith(f" tiles, strip by strip, about {found['--stream', 80] / 1e6:.0f} MB of memory")

@@ -14,6 +14,7 @@ from onestep.batch.worker import Task, Worker
 from onestep.cli.interrupt import Interrupt
 from onestep.cli.screen import INTERRUPTED, Screen, complain, megabytes
 from onestep.core.errors import UsageError
+from onestep.stream import memory_needed
 from onestep.upscaler import Upscaler
 
 _LARGE: Final = 2**28
@@ -90,11 +91,11 @@ class Batch:
                 self._show(task, item)
                 continue
             plan = task.plan
+            memory = self._strips(task) if task.strips else task.memory
             size = {"width": plan.width, "height": plan.height, "tiles": plan.tiles}
-            self.screen.record({**self._row(item), **size, "status": "planned", "memory": task.memory})
+            self.screen.record({**self._row(item), **size, "status": "planned", "memory": memory})
             where = f"{plan.width}x{plan.height}"
-            memory = megabytes(task.memory)
-            lines.append((str(item.source), str(item.target), where, str(plan.tiles), memory))
+            lines.append((str(item.source), str(item.target), where, str(plan.tiles), megabytes(memory)))
         self.screen.table("", ("input", "output", "size", "tiles", "memory"), lines)
         return exit_code(outcomes, len(lines))
 
@@ -103,11 +104,14 @@ class Batch:
         plan = task.plan
         if plan.tiles == 1 and plan.memory < _LARGE:
             return
-        needs = "strip by strip"
-        if not task.strips:
-            needs = f"about {megabytes(plan.memory + self.up.layer_memory(plan))} of memory"
+        memory = self._strips(task) if task.strips else plan.memory + self.up.layer_memory(plan)
+        needs = f"{'strip by strip, ' * task.strips}about {megabytes(memory)} of memory"
         line = f"{task.item.source}: {plan.width}x{plan.height} in {plan.tiles} tiles, {needs}"
         (self.screen.detail if plan.memory < _LARGE else self.screen.say)(line)
+
+    def _strips(self, task: Task) -> int:
+        """Bytes that a picture takes that goes strip by strip."""
+        return memory_needed(self.up, task.plan, self.manifest.settings)
 
     def _show(self, outcome: Outcome, item: Item) -> None:
         row = self._row(item)

@@ -34,13 +34,17 @@ from onestep.stream.sources import Seen, Source, first_row, middle, open_rows
 from onestep.stream.stages import Held, Recolored, Resized, Restored
 from onestep.upscaler import Progress, Upscaler
 
-__all__ = ["StoppedError", "forget", "reason_against", "upscale_file"]
+__all__ = ["StoppedError", "forget", "memory_needed", "reason_against", "upscale_file"]
 
 _SEEN: Final = 512
 """Side of the middle of a picture that decides what a model decides once for a whole one."""
 _LARGEST_BAND: Final = 2**29
 """Bytes of a row of tiles, restored: automatic tiles are made smaller until it fits."""
 _FLOAT_PIXEL: Final = 12
+_ROWS_OF_TILES: Final = 2.4
+"""Rows of tiles, restored, that memory holds at a time (measured)."""
+_WAITING: Final = 2**26
+"""Bytes of strips that are compressed or wait for it."""
 
 
 class StoppedError(Exception):
@@ -84,6 +88,16 @@ def reason_against(target: Path, color: str, consistent: bool = False) -> str | 
     if consistent:
         return "--consistent needs the whole picture; use --no-stream"
     return None
+
+
+def memory_needed(up: Upscaler, plan: Plan, settings: Settings) -> int:
+    """Bytes that a picture takes strip by strip, estimated, the network's own parameters aside.
+
+    An input that cannot be read by rows takes its own size beside that.
+    """
+    tile = _tile(plan, settings, up)
+    row = tile * up.model.traits.scale * plan.width * _FLOAT_PIXEL
+    return int(_ROWS_OF_TILES * row) + up.layer_memory(replace(plan, tile=tile)) + _WAITING
 
 
 def upscale_file(
