@@ -395,6 +395,14 @@ def test_progress_counts_every_step(tmp_path):
     assert all(p.seconds > 0 and math.isfinite(p.losses["model/l2"]) for p in seen)
 
 
+def test_the_documented_command_of_torchrun_leaves_our_options_to_us(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+    words = ["-m", "--", "onestep", "train", "no-such-recipe", "--run", str(tmp_path / "run")]
+    done = subprocess.run([*launch, *words], capture_output=True, text=True, timeout=120, check=False)
+    assert "ambiguous" not in done.stderr
+    assert "onestep: no-such-recipe: no such recipe" in done.stderr, done.stderr
+
+
 def test_two_ranks_of_torchrun_are_one_process(reference, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
