@@ -1,7 +1,8 @@
 """Folders: files per second against a plain loop, kill -9 at random moments, and two Ray workers.
 
-Run: ``python benchmarks/folders.py [rate] [kills] [ray]`` (needs scikit-image; ``ray`` the extra [ray]). 500
-small pictures, 5 of them damaged. Every measurement is a process of its own; those of the rate take turns.
+Run: ``python benchmarks/folders.py [rate] [kills] [ray] [engines]`` (needs scikit-image; the last two the
+extra [ray]). 500 small pictures, 5 of them damaged. Every measurement is a process of its own; those of the
+rate take turns.
 """
 
 import argparse
@@ -57,7 +58,7 @@ print(time.perf_counter() - started)
 def main() -> None:
     """Carry out what was asked for; everything, if nothing was."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", help="rate, kills, ray")
+    parser.add_argument("what", nargs="*", help="rate, kills, ray, engines")
     parser.add_argument("--model", default="oftsr-compact-x4")
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--side", type=int, default=64)
@@ -68,8 +69,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder / "in", given.files, given.side)
-        for what in given.what or ["rate", "kills", "ray"]:
-            {"rate": rate, "kills": kills, "ray": on_ray}[what](given, folder)
+        known = {"rate": rate, "kills": kills, "ray": on_ray, "engines": on_both}
+        for what in given.what or known:
+            known[what](given, folder)
 
 
 def make(folder: Path, count: int, side: int) -> None:
@@ -109,8 +111,7 @@ def rate(given: argparse.Namespace, folder: Path) -> None:
 
 def kills(given: argparse.Namespace, folder: Path) -> None:
     """Kill the command at random moments; look at what is there; finish; compare and count."""
-    reference = folder / "reference"
-    subprocess.run(command(given, folder, reference), capture_output=True, check=False)
+    reference = referred(given, folder)
     out, chance, counts = folder / "killed", random.Random(given.seed), list[int]()
     for k in range(given.kills):
         process = subprocess.Popen(
@@ -137,10 +138,8 @@ def kills(given: argparse.Namespace, folder: Path) -> None:
 
 
 def on_ray(given: argparse.Namespace, folder: Path) -> None:
-    """Two workers on this machine, one of which is killed; a job that changes the engine twice."""
-    reference, out = folder / "reference", folder / "ray"
-    if not reference.exists():
-        subprocess.run(command(given, folder, reference), capture_output=True, check=False)
+    """Two workers on this machine, one of which is killed."""
+    reference, out = referred(given, folder), folder / "ray"
     words = [*command(given, folder, out), "--engine", "ray", "--cores", "1"]
     started = time.perf_counter()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -158,7 +157,11 @@ def on_ray(given: argparse.Namespace, folder: Path) -> None:
     writers = len(list(out.glob(".onestep.*.jsonl")))
     again = sum(count > 1 for count in lines.values())
     print(f"Results noted more than once: {again}; journals of workers: {writers}.")
-    both = folder / "both"
+
+
+def on_both(given: argparse.Namespace, folder: Path) -> None:
+    """A job that changes the engine twice."""
+    reference, both = referred(given, folder), folder / "both"
     for engine, goal in (("local", 0.3), ("ray", 0.6), ("local", 2)):
         extra = ["--engine", "ray", "--cores", "1"] if engine == "ray" else []
         process = subprocess.Popen(
@@ -171,6 +174,14 @@ def on_ray(given: argparse.Namespace, folder: Path) -> None:
     lines = Counter(line["result"] for line in noted(both))
     again = sum(count > 1 for count in lines.values())
     print(f"In the end {different(reference, both)} results differ, and {again} were made twice.")
+
+
+def referred(given: argparse.Namespace, folder: Path) -> Path:
+    """The results of a run that nothing disturbs."""
+    reference = folder / "reference"
+    if not reference.exists():
+        subprocess.run(command(given, folder, reference), capture_output=True, check=False)
+    return reference
 
 
 def command(given: argparse.Namespace, folder: Path, out: Path) -> list[str]:
