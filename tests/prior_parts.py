@@ -74,3 +74,40 @@ def plain_folder(folder: Path, prediction: str = "epsilon") -> Path:
     """A folder with a tiny prior without adapters."""
     torch.manual_seed(0)
     return folder_of(DiffusionPrior.build(TINY), folder, prediction)
+
+
+def as_published(folder: Path) -> Path:
+    """Write a folder of ``plain_folder`` anew, as published ones are.
+
+    The tokenizer is in four files, and padding is "!" in one of them and the end marker in another. The text
+    encoder's names have a prefix and its positions are stored; the VAE's attention has the older names.
+    """
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+    from transformers import CLIPTokenizer
+
+    words = CLIPTokenizer.from_pretrained(str(folder / "tokenizer")).get_vocab()
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    markers = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    files = {
+        "vocab.json": json.dumps(words),
+        "merges.txt": "#version: 0.2\n",
+        "special_tokens_map.json": json.dumps({**markers, "pad_token": "!"}),
+        "tokenizer_config.json": json.dumps(
+            {**markers, "pad_token": "<|endoftext|>", "model_max_length": 77, "do_lower_case": True}
+        ),
+    }
+    for name, content in files.items():
+        (folder / "tokenizer" / name).write_text(content)
+    file = folder / "text_encoder" / "model.safetensors"
+    state = {f"text_model.{name}": tensor for name, tensor in load_file(file).items()}
+    save_file({**state, "text_model.embeddings.position_ids": torch.arange(77)[None]}, file, {"format": "pt"})
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    older = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    state = load_file(file)
+    for new, old in older.items():
+        state = {name.replace(new, old): tensor for name, tensor in state.items()}
+    save_file(state, file, {"format": "pt"})
+    return folder

@@ -1,6 +1,5 @@
 """What the machine offers: the device, the precision that pays on it, and the memory that is free."""
 
-import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 
 from onestep.core.errors import UsageError
+from onestep.core.memory import release_memory as release_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions a user can ask for."""
@@ -94,12 +94,6 @@ def _container_memory() -> int | None:
         cache = sum(int(size) for name, size in fields if name == "inactive_file")
         return max(limit - used + cache, 0)
     return None
-
-
-def release_memory() -> None:
-    """Hand freed memory back to the system, where the C library would keep it (glibc); else nothing."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

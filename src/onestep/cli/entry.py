@@ -59,6 +59,15 @@ def _table() -> typer.Typer:
 
 app = _table()
 
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""Set for the command where the user has not: bars and remarks of libraries are not part of what it says; and
+torch asks Linux for large pages of memory, so that fresh tensors cost a fraction of the time."""
+
 
 def run(words: Sequence[str]) -> int:
     """Carry out a command line (without the program's name); returns its exit code.
@@ -91,6 +100,8 @@ def main() -> NoReturn:
     if "--debug" not in words:
         sys.excepthook = _in_one_line
         warnings.simplefilter("ignore")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = run(words)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep.core.errors import UsageError
+from onestep.core.memory import release_memory
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -229,6 +230,7 @@ class Adapters:
                     if "lora_" not in name:
                         parameter.data = parameter.data.to(dtype)
         self.settled = role
+        release_memory()  # else as much as was freed stays taken
 
     def _settle_conv(self, conv: RoleConv, role: str) -> None:
         """The convolution as the role has it, whatever role is asked for."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep.core.errors import UsageError
+from onestep.core.memory import release_memory
 from onestep.networks.adapters import ALPHA, Adapters
 
 if TYPE_CHECKING:
@@ -241,6 +242,7 @@ class Gating:
             for name, parameter in self._network.named_parameters():
                 if dtype is not None and parameter.dtype != dtype and "lora_" not in name:
                     self._swap(parameter, parameter.data.to(dtype))
+        release_memory()  # else the holes of what was folded before stay taken
 
     def unfold(self) -> None:
         """Put the plain weights back, exactly."""

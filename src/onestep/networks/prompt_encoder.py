@@ -81,7 +81,7 @@ class PromptEncoder(nn.Module):
         Raises:
             UsageError: A text has too many tokens.
         """
-        ids: list[list[int]] = self.tokenizer(list(texts)).input_ids
+        ids: list[list[int]] = self.tokenizer(list(texts), verbose=False).input_ids
         for text, one in zip(texts, ids, strict=True):
             if len(one) > self.length:
                 raise UsageError(
@@ -93,7 +93,7 @@ class PromptEncoder(nn.Module):
 
     def fits(self, text: str) -> bool:
         """Whether a text has few enough tokens."""
-        return len(self.tokenizer([text]).input_ids[0]) <= self.length
+        return len(self.tokenizer([text], verbose=False).input_ids[0]) <= self.length
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, length) -> (B, length, width), by the encoder that is part of this module."""
