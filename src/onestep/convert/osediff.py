@@ -24,6 +24,7 @@ from onestep.convert.reading import first_mismatch, open_official, owned
 from onestep.core.config import override, to_dict
 from onestep.core.errors import InputError
 from onestep.methods.osediff import Osediff, OsediffConfig
+from onestep.networks import prior_folders
 from onestep.networks.adapters import ALPHA, change
 
 _PARTS = ("unet", "vae")
@@ -79,6 +80,7 @@ def from_official(path: Path, name: str, options: Mapping[str, str]) -> tuple[di
             f"{path}: not an OSEDiff checkpoint: it holds {holds}; expected state_dict_unet and "
             "state_dict_vae, or unet and vae"
         )
+    prior_folders.link(facts.base)
     return tensors, _card(name, model)
 
 

@@ -23,6 +23,7 @@ from onestep.core.config import override, to_dict
 from onestep.core.errors import InputError, UsageError
 from onestep.estimates import load_estimator
 from onestep.methods.s3diff import S3diff, S3diffConfig
+from onestep.networks import prior_folders
 from onestep.networks.degradation_estimator import EstimatorConfig
 
 _NETS = ("unet", "vae")
@@ -77,6 +78,7 @@ def from_official(
     mismatch = first_mismatch(wanted, found)
     if mismatch:
         raise InputError(f"{path}: does not fit S3Diff's {len(wanted)} tensors: {mismatch}")
+    prior_folders.link(facts.base)
     return owned({key: cast("Tensor", found[key]) for key in wanted}), _card(name, model)
 
 

@@ -5,6 +5,7 @@ folder name means a folder of that name in ``ONESTEP_HOME``.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ from onestep.core.errors import InputError, UsageError
 from onestep.networks.diffusion_prior import DiffusionPrior, library
 from onestep.networks.prior_config import PriorConfig, Schedule, TextShape
 from onestep.networks.prompt_encoder import PromptEncoder, byte_tokenizer, folder_encoder, text_model
+
+_log = logging.getLogger("onestep")
 
 KNOWN = {"sd-2.1-base": PriorConfig(), "sd-turbo": PriorConfig()}
 """Shapes of bases, for estimates where the base itself is not there."""
@@ -46,8 +49,28 @@ def find(base: str) -> Path:
     if base and (hub.home() / base).is_dir():
         return hub.home() / base
     raise UsageError(
-        f"base model {base!r}: there is no folder {hub.home() / base}; known names: {', '.join(hub.FOLDERS)}"
+        f"base model {base!r}: there is no folder {hub.home() / base}; put it, or a link to it, there; known "
+        f"names: {', '.join(hub.FOLDERS)}"
     )
+
+
+def link(base: str) -> None:
+    """Let a folder be found by its name: a link in ``ONESTEP_HOME``, where nothing has that name yet.
+
+    A release file names its base and holds no path of this machine; so a base that was given as a path when
+    the file was made would not be found when it is used.
+    """
+    folder = Path(base).expanduser()
+    place = hub.home() / folder.name
+    if not folder.is_dir() or (place.exists() and place.samefile(folder)):
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(folder.resolve(), target_is_directory=True)
+        _log.warning("the base will be looked for as %s: linked to %s", place, folder)
+    except OSError as error:
+        why = "another folder is there" if place.exists() else error.strerror
+        _log.warning("the base will be looked for as %s, and no link could be made (%s)", place, why)
 
 
 def load(base: str) -> DiffusionPrior:
