@@ -142,7 +142,7 @@ def test_ranking_by_hand():
 def test_what_cannot_be_ordered_is_not_ranked():
     scores = torch.tensor([0.9, 0.1])
     crossed = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
-    near = torch.tensor([[0.50], [0.55]])
+    near = torch.tensor([[0.50], [0.51]])
     assert float(ranked(scores, crossed, 0.5)) == 0
     assert float(ranked(scores, near, 0.5)) == 0
     assert float(ranked(scores, torch.tensor([[0.0, 0.5], [0.5, 0.5]]), 0.5)) > 0

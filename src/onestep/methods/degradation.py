@@ -1,12 +1,12 @@
 """The degradation estimator as a method: its training, and its scores as what a whole image decides.
 
-    margin ranking: max(0, m (s_b - s_a) - (f(b) - f(a)))  where b is degraded more than a
+    strength:       s = 1 - (1 - s_1) (1 - s_2) ...        of the kinds that count
+    margin ranking: max(0, s_b - s_a - (f(b) - f(a)))      where b is degraded more than a
     anchors:        -log(1 - f(clean)) - log f(worst)
 
 Paper: Mou et al., MM-RealSR (arXiv 2205.04910), section 3.2, where it is trained beside a restorer, on pairs
-of copies of one picture. Here it is trained alone, on strengths s that are known, and every two pictures of a
-batch are compared whose strengths can be: b is worse if no kind of degradation is weaker and one is stronger.
-So the scores of different pictures can be compared too. Deviations: docs/methods/s3diff.md.
+of copies of one picture. Here it is trained alone, on strengths that are known, and all pictures of a batch
+are compared. So scores of different pictures can be compared too. Deviations: docs/methods/degradation.md.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from onestep.core.contract import Condition, Loss, NoOptions, Objective, OneStep
 from onestep.degrade.strengths import BLUR, KINDS, NOISE, Kind, degrade, draw
 from onestep.networks.degradation_estimator import DegradationEstimator, EstimatorConfig
 
-_APART = 0.1
+_APART = 0.02
 """Strengths nearer than this are not compared."""
 
 
@@ -63,8 +63,8 @@ class RankingConfig:
     """Training of the estimator."""
 
     model: EstimatorModelConfig = field(default_factory=EstimatorModelConfig)
-    margin: float = 0.5
-    """Scores shall differ by this times the difference of the strengths (0.05 where they differ by 0.1)."""
+    margin: float = 1.0
+    """Scores shall differ by this times the difference of the strengths; at 1 they are the strengths."""
     anchor: float = 0.1
     """Weight of the anchors beside the ranking."""
     anchors: int = 2
@@ -128,13 +128,13 @@ class Ranking(Objective):
 
 
 def ranked(scores: Tensor, strengths: Tensor, margin: float) -> Tensor:
-    """Mean margin ranking loss of scores (N,) over all pairs that their strengths (N, K) order; a scalar.
+    """Mean margin ranking loss of scores (N,) over all pairs that strengths (N, K) order; a scalar.
 
-    Pair (a, b) counts if b is nowhere weaker than a, and somewhere stronger by 0.1 or more.
+    Kinds add up as 1 - (1 - s_1) (1 - s_2) ...; pairs that differ by less than 0.02 do not count.
     """
-    difference = strengths[None] - strengths[:, None]  # [a, b]: how much stronger b is
-    gap = difference.amax(-1)
-    counts = (difference.amin(-1) >= 0) & (gap >= _APART)
+    whole = 1 - (1 - strengths).prod(-1)
+    gap = whole[None] - whole[:, None]  # [a, b]: how much stronger b is
+    counts = gap >= _APART
     missing = torch.relu(margin * gap - (scores[None] - scores[:, None]))
     return (missing * counts).sum() / counts.sum().clamp_min(1)
 

@@ -15,7 +15,7 @@ _LIMITS = (
 
 
 def compact() -> Recipe:
-    """The compact estimator: a quarter of an hour on one CPU thread."""
+    """The compact estimator: ten minutes on one CPU thread."""
     return Recipe(
         name="degradation-estimator",
         method="degradation-estimator",
@@ -25,7 +25,7 @@ def compact() -> Recipe:
         train=TrainConfig(
             steps=3_000,
             batch=12,
-            optimizers={"model": OptimizerConfig(lr=1e-3, warmup=100, decay_to=0.02)},
+            optimizers={"model": OptimizerConfig(lr=2e-3, warmup=100, decay_to=0.02)},
             ema=0.99,
             precision="float32",
             save_every=200,
