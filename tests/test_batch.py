@@ -203,6 +203,24 @@ def test_strips_can_be_asked_for_or_forbidden():
     assert worker(strips="never").prepare(0, Item(Path("in/a.png"), Path("out/a.png"))).strips is False
 
 
+def test_what_a_format_cannot_hold_is_said_before_the_work(monkeypatch):
+    Path("out").mkdir()
+    monkeypatch.setattr(Upscaler, "run", None)
+    (outcome,) = do([Item(put("in/wide.png", (4100, 1)), Path("out/wide.webp"))])
+    assert (
+        outcome.error == "out/wide.webp: WEBP holds at most 16383 pixels a side, not 16400: use .png or .tif"
+    )
+
+
+def test_messages_name_results_as_the_user_does(monkeypatch):
+    def full(self, path, **_):
+        raise InputError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(Picture, "save", full)
+    (outcome,) = do(items_of(1))
+    assert outcome.error == "out/p0_x4.png: cannot be written (No space left on device)"
+
+
 # The journal
 
 

@@ -122,7 +122,7 @@ def test_what_is_no_picture_is_refused_in_one_line(image):
     with pytest.raises(InputError) as caught:
         as_picture(image)
     assert "\n" not in str(caught.value)
-    assert any(word in str(caught.value) for word in ("give", "use", "scale"))
+    assert any(word in str(caught.value) for word in ("give", "use", "scale", "replace"))
 
 
 def test_hidden_colours_are_replaced_by_the_nearest_visible_one(tmp_path):

@@ -8,6 +8,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from onestep.core.errors import InputError
 from onestep.core.picture import read
+from onestep.core.picture_read import load
 
 RNG = np.random.default_rng(1)
 COLOR = Image.fromarray(RNG.integers(0, 256, (10, 8, 3), dtype=np.uint8)).resize((24, 40))
@@ -41,6 +42,17 @@ def test_exact_formats(tmp_path, extension):
         COLOR.convert(mode).save(path)
         assert _same(path, COLOR.convert(mode))
         assert read(path).grey == (mode == "L")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_rows_are_converted_as_the_whole_is(mode, monkeypatch, tmp_path):
+    monkeypatch.setattr("onestep.core.raster._STRIP", 7)
+    image = COLOR.quantize(32) if mode == "P" else COLOR.convert(mode)
+    image.save(tmp_path / "a.png", **({"transparency": bytes(range(32))} if mode == "P" else {}))
+    with Image.open(tmp_path / "a.png") as again:
+        expected = np.asarray(again.convert({"1": "L", "P": "RGBA"}.get(mode, mode)))
+    found = load(tmp_path / "a.png", 10**6).array
+    assert np.array_equal(found, expected.reshape(found.shape))
 
 
 def test_the_format_is_told_by_content_not_by_name(tmp_path):

@@ -17,6 +17,7 @@ from onestep.batch.manifest import Manifest
 from onestep.core.errors import InputError, OneStepError, UsageError
 from onestep.core.picture import Picture, read
 from onestep.core.picture_read import DAMAGE, describe
+from onestep.core.picture_write import check_side
 from onestep.plan import Plan
 from onestep.runtime import free_memory
 from onestep.stream import forget, reason_against, upscale_file
@@ -97,6 +98,7 @@ class Worker:
         try:
             size = upright_size(item.source, self.manifest.max_pixels)
             plan = self.up.plan(*size, self.manifest.settings, layers=self._dry)
+            check_side(item.target, (plan.height, plan.width))
             return Task(index, item, plan, self._strips(item, plan), started)
         except FAILURES as error:
             return self.failed(index, item, error)
@@ -177,6 +179,7 @@ class Worker:
     def failed(self, index: int, item: Item, error: Exception) -> Outcome:
         """An outcome that says in one line what happened to which file."""
         message = "memory ran out; ask for a smaller size" if isinstance(error, MemoryError) else str(error)
+        message = message.replace(str(self._place(item)), str(item.target))
         if str(item.source) not in message and str(item.target) not in message:
             message = f"{item.source}: {message}"
         message = " ".join(message.split())

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageFile
 
 from onestep.core import exif, xmp
 from onestep.core.errors import InputError
-from onestep.core.raster import Array, Raster, checked, one_line, upright
+from onestep.core.raster import Array, Raster, checked, one_line, pixels, upright
 from onestep.core.tiff import decode_tiff, page_size
 
 _log: Final = logging.getLogger("onestep")
@@ -237,8 +237,7 @@ def _array(image: Image.Image, name: str) -> tuple[Array, bool]:
     target = _OPAQUE.get(mode, "RGB")
     if "transparency" in image.info:
         target = _KEYED.get(mode, target)
-    array = np.array(image.convert(target))
-    return array if array.ndim == 3 else array[..., None], True
+    return pixels(image, target), True
 
 
 def _to_srgb(image: Image.Image, name: str) -> Image.Image:

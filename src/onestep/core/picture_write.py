@@ -96,7 +96,7 @@ def store(
     if not 1 <= quality <= 100:
         raise UsageError(f"quality {quality} is out of range: use 1 to 100")
     size = whole or raster.array.shape[:2]
-    _check_side(path, name, size)
+    check_side(path, size)
     raster = _for_format(path, name, raster, size)
     try:
         with _replacing(path) if into is None else nullcontext(into) as part:
@@ -144,7 +144,9 @@ def _replacing(path: Path) -> Generator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _check_side(path: Path, name: str, size: tuple[int, int]) -> None:
+def check_side(path: Path, size: tuple[int, int]) -> None:
+    """Refuse, by an InputError, a picture of this size if the format of the path cannot hold it."""
+    name = format_of(path)
     longest, limit = max(size), _LONGEST.get(name)
     if limit is not None and longest > limit:
         raise InputError(

@@ -2,14 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from onestep.core.errors import InputError
 
 Array = npt.NDArray[Any]
+
+_STRIP: Final = 256
+"""Rows converted at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,16 @@ def checked(array: Array, name: str) -> Array:
             return array.astype(np.float32).clip(0, 1)
         raise InputError(f"{name}: values from {low:g} to {high:g}: scale them to 0 ... 1")
     raise InputError(f"{name}: samples of type {array.dtype}: use uint8, uint16 or float in 0 ... 1")
+
+
+def pixels(image: Image.Image, mode: str) -> Array:
+    """(H, W, C) of a Pillow image as L, LA, RGB or RGBA; some rows at a time, for whole copies are large."""
+    out = np.empty((image.height, image.width, len(mode)), np.uint8)
+    for top in range(0, image.height, _STRIP):
+        rows = out[top : top + _STRIP]
+        part = image.crop((0, top, image.width, top + len(rows))).convert(mode)
+        rows[:] = np.asarray(part).reshape(rows.shape)
+    return out
 
 
 def upright(array: Array, orientation: int) -> Array:
