@@ -118,6 +118,38 @@ def test_every_size_and_scale_is_met_exactly(model, width, height, scale, channe
         assert np.array_equal(result[..., : color.shape[-1]], color)
 
 
+levels = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
+
+
+@given(
+    model=st.sampled_from(MODELS),
+    width=st.integers(1, 60),
+    height=st.integers(1, 60),
+    scale=st.one_of(st.sampled_from([1.0, 2.0, 4.0]), st.floats(1, 6)),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+    colors=st.tuples(levels, levels),
+    share=st.floats(0, 0.95),
+    hard=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_hidden_color_bleeds_over_the_edge_of_alpha(
+    model, width, height, scale, dtype, colors, share, hard, seed
+):
+    """One colour where there is alpha, another below: only the first is ever seen, on any background."""
+    random, full = np.random.default_rng(seed), np.iinfo(dtype).max
+    shown, hidden = (np.array(color) * (full // 255) for color in colors)
+    alpha = np.full((height, width, 1), full) if hard else random.integers(1, full, (height, width, 1))
+    alpha[random.random((height, width)) < share] = 0
+    alpha[random.integers(height), random.integers(width)] = full
+    out = model(np.concatenate([np.where(alpha > 0, shown, hidden), alpha], -1).astype(dtype), scale=scale)
+    result = (out.to_uint16() if dtype == np.uint16 else out.to_uint8()).astype(int)
+    seen = result[..., 3] > 0
+    assert np.abs(result[..., :3] - shown)[seen].max() <= 1
+    if scale == 1:
+        assert np.array_equal(result[..., 3:], alpha)
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 640), st.sampled_from([np.uint8, np.uint16]))
 @settings(max_examples=20, deadline=None)
 def test_an_exact_width_keeps_the_aspect(width, height, wanted, dtype):
