@@ -2,7 +2,7 @@
 
 Run: ``python benchmarks/release.py RUN/release-N.safetensors OUT.safetensors --reports REPORTS``, where
 REPORTS is the folder that ``benchmarks/dev_scores.sh`` filled. Rows of the model become scores, by set and
-option.
+option. For the degradation estimator REPORTS is the file that ``docs/plots/estimator.py --report`` wrote.
 """
 
 import argparse
@@ -19,8 +19,8 @@ ATTRIBUTIONS = (
     "from imazen/codec-corpus, drewnoakes/metadata-extractor-images, hoojaoh/data-stunning and the wallpaper "
     "collections of Budgie, deepin, KDE, MATE, Nextcloud, Pop!_OS, Ubuntu MATE, Xubuntu, oceanic-awesomewm; "
     "authors and sources: docs/attributions.md of the project.",
-    "LPIPS v0.1 (SqueezeNet) was a training loss: scores in lpips-squeeze flatter this model.",
 )
+PERCEPTUAL = ("LPIPS v0.1 (SqueezeNet) was a training loss: scores in lpips-squeeze flatter this model.",)
 
 LICENSE = "CC BY-SA 4.0"
 LIMITS = {
@@ -36,6 +36,14 @@ LIMITS = {
         "Trained for 2,200 steps: it shows the method, it is no tool. oftsr-compact-x4 restores better.",
         "Adds grain and a fine weave to flat areas, and keeps much of the noise of its input.",
     ),
+    "degradation-estimator": (
+        "It ranks, it does not measure: a score is no sigma and no quality.",
+        "It knows blur, reduction, white and shot noise and JPEG; haze, motion and wrong colours it does "
+        "not.",
+        "JPEG is known by its 8x8 blocks, where a file has them: in a picture that was cropped or resized "
+        "afterwards it goes unnoticed.",
+        "Blur of more than 1.7 pixels has one score, whatever its strength.",
+    ),
 }
 ROWS = {"oftsr": "03 *.json", "ctmsr": "05 *.json"}
 """Which reports are of the model: method -> pattern."""
@@ -43,6 +51,8 @@ ROWS = {"oftsr": "03 *.json", "ctmsr": "05 *.json"}
 
 def scores(reports: Path, pattern: str) -> dict[str, dict[str, dict[str, float]]]:
     """Set -> row of the model -> metric -> mean, from JSON reports."""
+    if reports.is_file():
+        return {"Spearman": json.loads(reports.read_text("utf-8"))}
     found: dict[str, dict[str, dict[str, float]]] = {}
     for path in sorted(reports.glob(f"*/{pattern}")):
         report = json.loads(path.read_text("utf-8"))
@@ -61,12 +71,12 @@ def main() -> None:
     parser.add_argument("--reports", type=Path)
     arguments = parser.parse_args()
     tensors, card = checkpoint.read(arguments.source)
-    measured = scores(arguments.reports, ROWS[card.method]) if arguments.reports else {}
+    measured = scores(arguments.reports, ROWS.get(card.method, "")) if arguments.reports else {}
     model = build(card.method, card.config)
     card = replace(
         card,
         scores=measured,
-        attributions=list(ATTRIBUTIONS),
+        attributions=[*ATTRIBUTIONS, *(PERCEPTUAL if card.method in ROWS else ())],
         license=LICENSE,
         limits=list(LIMITS[card.method]),
         traits=asdict(model.traits),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ def test_subfolders_of_the_home_count_and_other_weights_do_not(home, tmp_path, m
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     found = {entry.name for entry in catalog.models() if entry.where == "home"}
     assert found == {"mine"}
+
+
+def test_the_estimator_of_the_package_is_no_model():
+    assert (resources.files("onestep") / "weights" / "degradation-estimator.safetensors").is_file()
+    assert "degradation-estimator" not in {entry.name for entry in catalog.models()}
 
 
 def test_a_missing_home_is_no_error(tmp_path, monkeypatch):

@@ -53,7 +53,8 @@ def test_wheel_holds_every_source_file_types_and_weights(names):
     wanted = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
     wanted |= {path.relative_to(source).as_posix() for path in source.rglob("*.safetensors")}
     assert wanted | {"onestep/py.typed"} <= set(names)
-    assert "onestep/weights/oftsr-compact-x4.safetensors" in names
+    shipped = {"oftsr-compact-x4", "degradation-estimator"}
+    assert {f"onestep/weights/{name}.safetensors" for name in shipped} <= set(names)
 
 
 def test_wheel_holds_nothing_else(names):

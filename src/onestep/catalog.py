@@ -19,6 +19,8 @@ from onestep.core.errors import InputError, OneStepError, UsageError
 PREFERRED = "oftsr-compact-x4"
 """The model that is used when none is named and its weights came with the package."""
 
+_ESTIMATOR = "degradation-estimator"
+"""Release files of this method restore nothing; what needs one looks for it itself."""
 _SUFFIX = ".safetensors"
 _OFFICIAL = {".pth", ".pt", ".ckpt", ".pkl", ".bin"}
 
@@ -111,7 +113,9 @@ def _embedded() -> Iterator[Entry]:
     folder = resources.files("onestep") / "weights"
     if isinstance(folder, Path) and folder.is_dir():
         for path in sorted(folder.glob(f"*{_SUFFIX}")):
-            yield _from_file(path, "embedded")
+            entry = _from_file(path, "embedded")
+            if entry.card.method != _ESTIMATOR:
+                yield entry
 
 
 def _in_home() -> Iterator[Entry]:
