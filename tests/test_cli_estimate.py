@@ -48,6 +48,13 @@ def test_scores_are_those_of_the_network(net, capsys):
         assert (row["status"], row["error"]) == ("ok", None)
 
 
+def test_without_a_model_the_shipped_one_is_taken(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONESTEP_HOME", str(tmp_path / "empty"))
+    assert run(["degrade", "p0.png", "--estimate", "--json"]) == 0
+    (row,) = records(capsys)
+    assert row["noise"] > 0.9  # the picture is nothing but noise
+
+
 def test_people_see_a_table(net, capsys):
     assert run(["degrade", "p0.png", "--estimate", "-n", "own.safetensors"]) == 0
     said = capsys.readouterr()
