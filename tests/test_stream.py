@@ -122,15 +122,22 @@ def test_a_map_of_realism(tiny):
     assert not np.array_equal(strips, plain)
 
 
-@pytest.mark.parametrize("target", ["out.png", "out.tif", "out.jpg"])
+@pytest.mark.parametrize("target", ["out.png", "out.tif", "big.tif", "out.jpg"])
 @pytest.mark.parametrize("keep", [True, False])
-def test_metadata_are_those_of_the_whole(bicubic, target, keep):
+def test_metadata_are_those_of_the_whole(bicubic, target, keep, monkeypatch):
+    if target == "big.tif":
+        monkeypatch.setattr("onestep.core.tiff._CLASSIC_LIMIT", 100)
     exif = Image.Exif()
     exif[0x010E] = "a description"
     exif.get_ifd(0x8769)[0xA002] = 31
     source = photo(exif=exif.tobytes(), xmp=b"<x:xmpmeta/>", dpi=(300.0, 300.0))
     upscale_file(bicubic, source, target, Settings(), keep_metadata=keep)
     bicubic(source).save("whole" + target, keep_metadata=keep)
+    assert Path(target).read_bytes()[:3] in (
+        b"\x89PN",
+        b"\xff\xd8\xff",
+        b"II+" if "big" in target else b"II*",
+    )
     strips, whole = read(target), read("whole" + target)
     assert (strips.exif, strips.xmp, strips.icc, strips.dpi) == (whole.exif, whole.xmp, whole.icc, whole.dpi)
     assert (strips.exif is not None) == keep
