@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from onestep.core.errors import UsageError
+from onestep.core.memory import release_memory
 from onestep.networks import tiled_vae
 from onestep.networks.adapters import Adapters, unet_targets, vae_targets
 from onestep.networks.prior_config import PriorConfig, Schedule, VaeShape
@@ -65,6 +66,8 @@ class DiffusionPrior(nn.Module):
         self.vae_adapters = Adapters(vae, vae_targets(vae))
         self.untiled = 768
         """Longest side in pixels of an image that goes through the VAE in one piece."""
+        self.held = torch.float32
+        """The type that matrices of the base are kept in."""
         self.ships: str | None = None
         """The role that is part of the state dict; adapters of others are not."""
         self.register_state_dict_post_hook(_only_shipped)
@@ -161,6 +164,23 @@ class DiffusionPrior(nn.Module):
         self.unet_adapters.settle(role, dtype)
         self.vae_adapters.settle(role, dtype)
 
+    def hold(self, dtype: torch.dtype) -> None:
+        """Keep the matrices of the base in this type; vectors, and what roles train, stay as they are.
+
+        Where autocast is on, results are bit for bit the same: it casts matrices at every call. Memory is
+        saved, and that work. Rounding is for good, so a base that is part of the state is left alone.
+        """
+        if self.whole or self.held == dtype:
+            return
+        roles = {*self.unet_adapters.roles, *self.vae_adapters.roles}
+        kept = {id(parameter) for role in roles for parameter in self.parameters_of(role)}
+        with torch.inference_mode(False), torch.no_grad():
+            for parameter in (*self.vae.parameters(), *self.unet.parameters()):
+                if parameter.ndim > 1 and id(parameter) not in kept:
+                    parameter.data = parameter.data.to(dtype)
+        self.held = dtype
+        release_memory()
+
     @property
     def settled(self) -> str | None:
         """The role that was folded into the weights, if any."""
@@ -188,12 +208,14 @@ class DiffusionPrior(nn.Module):
     @contextmanager
     def _plain(self, network: nn.Module) -> Generator[torch.dtype | None]:
         """The type of a network's inputs; one cast to low precision runs as it is, without autocast."""
-        first = next(network.parameters())
-        if first.dtype == torch.float32:
+        vector = next(parameter for parameter in network.parameters() if parameter.ndim == 1)
+        if vector.dtype == torch.float32:
+            if self.held != torch.float32 and not torch.is_autocast_enabled(vector.device.type):
+                self.hold(torch.float32)
             yield None
         else:
-            with torch.autocast(first.device.type, enabled=False):
-                yield first.dtype
+            with torch.autocast(vector.device.type, enabled=False):
+                yield vector.dtype
 
 
 def build_vae(shape: VaeShape) -> nn.Module:

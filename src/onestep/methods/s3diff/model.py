@@ -160,14 +160,11 @@ class S3diff(OneStepModel):
         """Scores (B, 2), both embeddings (B, 2, 77, C), and guidance, spread, folding (B, 3)."""
         text = self.embedded(options.prompt, options.negative).to(lr.device)
         fold = options.gates == "folded" or (options.gates == "auto" and self._pays(lr))
-        numbers = lr.new_tensor(
-            [options.guidance, options.posterior == "sample", fold and not self._moving()],
-            dtype=torch.float32,
-        )
+        numbers = [options.guidance, options.posterior == "sample", fold and not self._moving()]
         return {
             "degradation": self.scores(lr, options.blur, options.noise),
             "text": text.expand(len(lr), -1, -1, -1),
-            "numbers": numbers.expand(len(lr), -1),
+            "numbers": lr.new_tensor(numbers, dtype=torch.float32).expand(len(lr), -1),
         }
 
     def embedded(self, prompt: str | None = None, negative: str | None = None) -> Tensor:
@@ -206,6 +203,7 @@ class S3diff(OneStepModel):
         numbers, text, scores = (condition[name] for name in ("numbers", "text", "degradation"))
         guidance, spread, fold = numbers[0].tolist()
         matrices = self.matrices(scores)
+        self._hold(lr.device.type)
         if fold and len(lr) == 1:
             self.fold(scores, matrices)
         else:
@@ -281,15 +279,22 @@ class S3diff(OneStepModel):
         ):
             yield
 
+    def _hold(self, device: str) -> None:
+        """Keep the base in what is calculated in, where nothing is trained."""
+        if device == "meta" or self._moving():
+            return
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        if low != self.prior.held:
+            self.unfold()
+            self.prior.hold(low)
+
     def _moving(self) -> bool:
         return any(parameter.requires_grad for parameter in self.trained())
 
     def _pays(self, lr: Tensor) -> bool:
         """Whether folding takes less time than it saves: so many pixels in all, over all tiles."""
-        return (
-            lr.shape[-2] * lr.shape[-1] * self.config.scale**2
-            > 4 * (self.prior.sample * self.prior.factor) ** 2
-        )
+        pixels = lr.shape[-2] * lr.shape[-1] * self.config.scale**2
+        return pixels > 4 * (self.prior.sample * self.prior.factor) ** 2
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Weights that are put aside would be left behind."""
