@@ -32,9 +32,8 @@ for set in drealsr realsr set14; do
         -o "$scores/$set/$row.json" -q
   }
   score "00 bicubic" bicubic
-  score "01 the prior itself, 10 evaluations" "$prior" -O evaluations=10 -O strength=0.3
-  score "02 without VSD" "$runs/osediff-mini-plain"
-  score "03 with VSD" "$runs/osediff-mini"
+  score "01 without VSD" "$runs/osediff-mini-plain"
+  score "02 with VSD" "$runs/osediff-mini"
 done
 python "$(dirname "$0")/score_table.py" "$scores" >"$4/table.md"
 cat "$4/table.md"

@@ -44,6 +44,11 @@ LIMITS = {
         "afterwards it goes unnoticed.",
         "Blur of more than 1.7 pixels has one score, whatever its strength.",
     ),
+    "prior": (
+        "A small prior for experiments: it knows the texture of photographs, not their subjects.",
+        "Its autoencoder alone costs detail: 26.4 dB on held-out photographs.",
+        "It knows two captions and the empty one; other prompts mean nothing to it.",
+    ),
 }
 ROWS = {"oftsr": "03 *.json", "ctmsr": "05 *.json"}
 """Which reports are of the model: method -> pattern."""
@@ -76,7 +81,7 @@ def main() -> None:
     card = replace(
         card,
         scores=measured,
-        attributions=[*ATTRIBUTIONS, *(PERCEPTUAL if card.method in ROWS else ())],
+        attributions=[*ATTRIBUTIONS, *(PERCEPTUAL if card.method in (*ROWS, "prior") else ())],
         license=LICENSE,
         limits=list(LIMITS[card.method]),
         traits=asdict(model.traits),
