@@ -287,6 +287,20 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(times, finished, 
     assert statuses == ["skipped"] * finished + ["ok"] * (3 - finished)
 
 
+def test_what_an_earlier_run_finished_counts_as_kept(monkeypatch, capsys):
+    put("in/a.png")
+    assert upscale("in", "-o", "out") == 0
+    put("in/b.png")
+
+    def interrupted(*_, **__):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Engine, "_forward", interrupted)
+    assert upscale("in", "-o", "out") == 130
+    assert "interrupted: 1 of 2 finished and kept" in capsys.readouterr().err
+
+
 def test_a_torn_journal_is_no_obstacle(capsys, tmp_path):
     put("in/a.png")
     assert upscale("in", "-o", "out") == 0
