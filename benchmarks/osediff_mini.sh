@@ -8,7 +8,7 @@
 # PHOTOS  folder of training pictures
 # DATA    holds drealsr/, realsr/ (HR, LR) and set14/ (HR, LR_bicubic_x4)
 # OUT     receives the runs, one JSON report per set and row, and table.md
-# STEPS   environment: training steps of both (default: the recipe's)
+# STEPS, CROP   environment: training steps of both, and the side of crops (default: the recipe's)
 set -eu
 prior=$1 photos=$2 data=$3 runs=$4/runs scores=$4/scores
 metrics=psnr-y,ssim-y,lpips-squeeze,niqe,brisque,feature-squeezenet-onnx,kid-squeeze
@@ -16,7 +16,7 @@ mkdir -p "$runs" "$scores"
 
 for run in osediff-mini-plain osediff-mini; do
   onestep train "$run" --run "$runs/$run" --set "objective.prior=$prior" --set "data.folder=$photos" \
-    ${STEPS:+--set train.steps=$STEPS}
+    ${STEPS:+--set train.steps=$STEPS} ${CROP:+--set data.crop=$CROP}
 done
 
 # LPIPS-squeeze was a training loss: it is shown, it decides nothing.
