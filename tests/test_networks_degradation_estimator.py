@@ -47,6 +47,9 @@ def test_the_published_shape_calculates_what_its_definition_says():
     """One branch written out layer by layer, strides and activations included."""
     torch.manual_seed(0)
     net = DegradationEstimator(EstimatorConfig(widths=(2, 2, 2, 4), hidden=3))
+    with torch.no_grad():
+        for parameter in net.parameters():  # so that what goes in is felt
+            parameter.normal_(0, 0.3)
     image = torch.rand(2, 3, 9, 14) * 2 - 1
     x = net.conv_first[1]((image + 1) / 2)
     for index, layer in enumerate(net.body[1]):
@@ -56,8 +59,10 @@ def test_the_published_shape_calculates_what_its_definition_says():
         else:
             x = x + layer.conv2(layer.conv1(x).relu())
     first, _, second = net.fc_degree[1]
-    wanted = second(first(x.mean((2, 3))).relu()).sigmoid()
-    torch.testing.assert_close(net(image)[:, 1:], wanted)
+    wanted = second(first(x.mean((2, 3))).relu())
+    torch.testing.assert_close(net.logits(image)[:, 1:], wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(net(image)[:, 1:], wanted.sigmoid())
+    assert float((net.logits(image * 2 + 1)[:, 1:] - wanted).detach().abs().max()) > 0.01
 
 
 def test_scores_have_two_columns_inside_zero_and_one(small):
