@@ -66,8 +66,8 @@ SPOIL = {
     "16 bit truth": ("hr", deep, 1, "HR has 16 bits and full measures 8"),
     "grey result": ("sr", grey, 1, "the result is grey and HR has colours"),
     "grey truth": ("hr", grey, 1, "HR is grey and the result has colours"),
-    "nan result": ("sr", not_a_number, 1, "nan"),
-    "nan truth": ("hr", not_a_number, 1, "nan"),
+    "nan result": ("sr", not_a_number, 1, "no numbers"),
+    "nan truth": ("hr", not_a_number, 1, "no numbers"),
     "size of result": ("sr", other_size, 1, "the result is 52x40, HR is 96x64; sizes must agree"),
     "size of truth": ("hr", other_size, 1, "the result is 96x64, HR is 52x40; sizes must agree"),
     "name of result": ("sr", other_name, 2, "has no HR partner in hr"),
@@ -110,7 +110,7 @@ def test_a_bad_picture_costs_itself_alone(here, capsys, case):
         (other_size, "the result is 208x160, HR is 96x64"),
         (missing, "has no LR partner in lr"),
         (truncated, "lr/p1.png: damaged or cut short"),
-        (not_a_number, "nan"),
+        (not_a_number, "no numbers"),
     ],
 )
 def test_the_same_for_what_a_model_restores(here, capsys, spoil, says):
