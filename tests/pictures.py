@@ -16,6 +16,14 @@ COLORS = {1: 0, 2: 4, 3: 2, 4: 6}
 """PNG's number for grey, grey + alpha, RGB and RGBA."""
 
 
+def put(path, size=(12, 9), seed=0):
+    """Write a picture of noise, 8-bit RGB; size is (width, height)."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(array).save(path)
+    return Path(path)
+
+
 class Nearest(OneStepModel):
     """Repeats every pixel; with scale 1 the identity."""
 

@@ -8,15 +8,14 @@ import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from onestep import Picture, Upscaler
 from onestep.cli import entry, run
 from onestep.onepass import Engine
+from pictures import put
 
 HUGE = 60_000
 
@@ -24,13 +23,6 @@ HUGE = 60_000
 @pytest.fixture(autouse=True)
 def _home(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def put(path, size=(12, 9), seed=0):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    array = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(array).save(path)
-    return str(path)
 
 
 def upscale(*words, model="tiny"):

@@ -26,18 +26,12 @@ from onestep.batch.worker import Worker, upright_size
 from onestep.cli import run
 from onestep.core.errors import InputError
 from onestep.plan import Settings
+from pictures import put
 
 
 @pytest.fixture(autouse=True)
 def _home(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def put(path, size=(12, 9), seed=0):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    array = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(array).save(path)
-    return Path(path)
 
 
 def items_of(count, broken=()):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from onestep.core.config import at_least
 from onestep.core.errors import InputError, UsageError
 from onestep.core.picture import Picture, read
 from onestep.core.synthetic import synthetic
@@ -54,9 +55,7 @@ class DataConfig:
         Raises:
             UsageError: One line that names the field.
         """
-        for name in ("crop", "scale", "pictures"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"data.{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, ("crop", "scale", "pictures"), prefix="data.")
 
 
 def keyed(*key: int | str) -> int:

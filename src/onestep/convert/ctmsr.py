@@ -13,17 +13,17 @@ the architecture; those that are there must have the values they should.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from onestep import __version__
 from onestep.checkpoint import Card
+from onestep.convert.cards import converted
 from onestep.convert.reading import bare, first_mismatch, open_official, owned
-from onestep.core.config import override, to_dict
+from onestep.core.config import override
 from onestep.core.errors import InputError
 from onestep.methods.ctmsr import CtmsrConfig
 from onestep.networks.window_attention import relative_index
@@ -112,15 +112,12 @@ def from_official(
     tensors = official_state(path, config, facts.weights)
     with torch.device("meta"):
         model = config.build()
-    card = Card(
-        name=name,
-        method="ctmsr",
-        config=to_dict(config),
-        traits=asdict(model.traits),
-        step=0,
+    card = converted(
+        name,
+        "ctmsr",
+        config,
+        model,
         license="none stated by the authors",
-        recipe=None,
-        version=__version__,
         limits=[
             "Made for LR images by the two-stage degradation of ResShift x4 (preset resshift).",
             "Trained on 256x256 crops of ImageNet.",

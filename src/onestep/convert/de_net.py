@@ -6,17 +6,15 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from onestep import __version__
 from onestep.checkpoint import Card
+from onestep.convert.cards import converted
 from onestep.convert.reading import bare, first_mismatch, open_official, owned
-from onestep.core.config import to_dict
 from onestep.core.errors import InputError, UsageError
 from onestep.estimates import METHOD
 from onestep.methods.degradation import EstimatorModelConfig
@@ -53,15 +51,12 @@ def from_official(
             f"{path}: does not fit the estimator of {len(shapes)} tensors (the file has {len(found)}): "
             f"{mismatch}"
         )
-    card = Card(
-        name=name,
-        method=METHOD,
-        config=to_dict(config),
-        traits=asdict(model.traits),
-        step=0,
+    card = converted(
+        name,
+        METHOD,
+        config,
+        model,
         license="Apache-2.0 (as S3Diff's card says; MM-RealSR is under BSD-3-Clause)",
-        recipe=None,
-        version=__version__,
         limits=["It ranks, it does not measure: a score is no sigma and no quality."],
         attributions=["C. Mou et al., MM-RealSR, arXiv 2205.04910; weights: github.com/TencentARC/MM-RealSR"],
     )

@@ -13,7 +13,7 @@ file names; a renamed file needs it as options.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
@@ -21,10 +21,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from onestep import __version__
 from onestep.checkpoint import Card
+from onestep.convert.cards import converted
 from onestep.convert.reading import bare, first_mismatch, open_official, owned
-from onestep.core.config import override, to_dict
+from onestep.core.config import override
 from onestep.core.errors import InputError, UsageError
 from onestep.methods.oftsr import StudentConfig, TeacherConfig
 from onestep.networks.unet import UNet, UNetConfig
@@ -190,15 +190,13 @@ def _release(path: Path, name: str, facts: OftsrFacts, guided: Guided) -> tuple[
     with torch.device("meta"):
         model = config.build()
     prefix = next(name for name, module in model.named_modules() if isinstance(module, UNet))
-    card = Card(
-        name=name,
-        method="oftsr" if student else "oftsr-teacher",
-        config=to_dict(config),
-        traits=asdict(model.traits),
+    card = converted(
+        name,
+        "oftsr" if student else "oftsr-teacher",
+        config,
+        model,
         step=guided.step,
         license="none stated by the authors",
-        recipe=None,
-        version=__version__,
         limits=_limits(path.name, facts),
         attributions=["Y. Zhu et al., OFTSR, arXiv 2412.09465; weights: huggingface.co/Yuanzhi/OFTSR"],
         defaults={"realism": 1.0} if student else {},

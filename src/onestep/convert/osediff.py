@@ -10,7 +10,7 @@ a singular value decomposition gives factors with the same product. Release file
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onestep import __version__
 from onestep.checkpoint import Card
+from onestep.convert.cards import converted
 from onestep.convert.reading import first_mismatch, open_official, owned
-from onestep.core.config import override, to_dict
+from onestep.core.config import override
 from onestep.core.errors import InputError
 from onestep.methods.osediff import Osediff, OsediffConfig
 from onestep.networks import prior_folders
@@ -185,15 +185,12 @@ def factors(difference: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _card(name: str, model: Osediff) -> Card:
-    return Card(
-        name=name,
-        method="osediff",
-        config=to_dict(model.config),
-        traits=asdict(model.traits),
-        step=0,
+    return converted(
+        name,
+        "osediff",
+        model.config,
+        model,
         license="Apache-2.0 (the base has its own: CreativeML Open RAIL++-M)",
-        recipe=None,
-        version=__version__,
         limits=[
             "Needs its base, which is not part of this file.",
             "Trained on pictures of 512 pixels, degraded by Real-ESRGAN x4; with prompts by a tagger.",

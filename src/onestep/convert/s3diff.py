@@ -9,17 +9,17 @@ The degradation estimator is a file of its own (``de_net.pth``) and becomes part
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from onestep import __version__
 from onestep.checkpoint import Card
 from onestep.convert import de_net
+from onestep.convert.cards import converted
 from onestep.convert.reading import first_mismatch, open_official, owned
-from onestep.core.config import override, to_dict
+from onestep.core.config import override
 from onestep.core.errors import InputError, UsageError
 from onestep.estimates import load_estimator
 from onestep.methods.s3diff import S3diff, S3diffConfig
@@ -118,15 +118,12 @@ def _estimator(path: Path, network: EstimatorConfig | None) -> tuple[dict[str, T
 
 
 def _card(name: str, model: S3diff) -> Card:
-    return Card(
-        name=name,
-        method="s3diff",
-        config=to_dict(model.config),
-        traits=asdict(model.traits),
-        step=0,
+    return converted(
+        name,
+        "s3diff",
+        model.config,
+        model,
         license="Apache-2.0, as the authors' model card says; the base has a licence of its own",
-        recipe=None,
-        version=__version__,
         limits=["Trained for x4 at 512 pixels; detail may be invented, and is not always faithful."],
         attributions=["A. Zhang et al., S3Diff, arXiv 2409.17058; weights: huggingface.co/zhangap/S3Diff"],
     )

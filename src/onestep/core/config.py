@@ -18,6 +18,17 @@ from onestep.core.errors import UsageError
 T = TypeVar("T")
 
 
+def at_least(config: object, names: Iterable[str], least: int = 1, prefix: str = "") -> None:
+    """Refuse fields that are below a bound.
+
+    Raises:
+        UsageError: One line that names the first such field, behind ``prefix``.
+    """
+    for name in names:
+        if getattr(config, name) < least:
+            raise UsageError(f"{prefix}{name}={getattr(config, name)}: must be at least {least}")
+
+
 def to_dict(config: Any) -> Any:
     """A JSON-able copy: dataclasses and mappings become dictionaries, tuples lists, paths text."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):

@@ -164,8 +164,7 @@ class PriorModel(OneStepModel):
 
     def noise_shape(self, lr: torch.Size) -> torch.Size:
         """Of a latent."""
-        sides = (side * self.config.scale // self.prior.factor for side in lr[2:])
-        return torch.Size((lr[0], self.prior.latent, *sides))
+        return self.prior.latent_shape(lr, self.config.scale)
 
     def condition(self, lr: Tensor, options: PriorOptions) -> Condition:
         """Embeddings of both prompts, and the numbers as tensors."""

@@ -73,6 +73,10 @@ class DiffusionPrior(nn.Module):
         self.register_state_dict_post_hook(_only_shipped)
         self.register_load_state_dict_post_hook(_others_are_elsewhere)
 
+    def latent_shape(self, lr: torch.Size, scale: int) -> torch.Size:
+        """(B, C, h, w) of the latents of LR images (B, 3, H, W) that were enlarged by ``scale``."""
+        return torch.Size((lr[0], self.latent, *(side * scale // self.factor for side in lr[2:])))
+
     @classmethod
     def build(cls, config: PriorConfig) -> "DiffusionPrior":
         """With fresh weights; its state dict holds everything.

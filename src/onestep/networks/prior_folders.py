@@ -73,13 +73,20 @@ def link(base: str) -> None:
         _log.warning("the base will be looked for as %s, and no link could be made (%s)", place, why)
 
 
-def load(base: str) -> DiffusionPrior:
+def load(base: str, own: PriorConfig | None = None) -> DiffusionPrior:
     """The prior of a folder, frozen; its state dict holds only what roles train.
+
+    Args:
+        base: Path or name of the folder.
+        own: Shape of a prior that is part of a release file: it is built with fresh weights, and no folder
+            is looked for.
 
     Raises:
         UsageError: The folder holds another kind of prior, or a part of it is missing.
         InputError: A part cannot be read.
     """
+    if own is not None:
+        return DiffusionPrior.build(own)
     folder = find(base)
     schedule = checked(folder)
     with library():
@@ -90,13 +97,15 @@ def load(base: str) -> DiffusionPrior:
     return DiffusionPrior(vae, unet, text, schedule, whole=False)
 
 
-def outline(base: str) -> DiffusionPrior:
-    """A prior of the shapes of a base without any numbers, on the device "meta".
+def outline(base: str, own: PriorConfig | None = None) -> DiffusionPrior:
+    """What ``load`` gives, without any numbers, on the device "meta".
 
     Raises:
         UsageError: The base is not known by name, and no folder of it is there.
     """
     with torch.device("meta"):
+        if own is not None:
+            return DiffusionPrior.build(own)
         if base in KNOWN and hub.locate_folder(base) is None:
             prior = DiffusionPrior.build(KNOWN[base])
         else:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from onestep.core.config import at_least
 from onestep.core.errors import UsageError
 from onestep.networks.swin_layers import GROUPS, Conv, GroupNorm, PixelNorm, Resample, level_embedding, linear
 from onestep.networks.window_attention import MakeNorm, SwinLayer
@@ -65,9 +66,8 @@ class SwinUNetConfig:
         Raises:
             UsageError: One line that names the field.
         """
-        for name in ("base", "blocks", "embedding", "swin_width", "heads", "window"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"network.{name}={getattr(self, name)}: must be at least 1")
+        names = ("base", "blocks", "embedding", "swin_width", "heads", "window")
+        at_least(self, names, prefix="network.")
         if not self.multipliers or min(self.multipliers) < 1:
             raise UsageError("network.multipliers: at least one level is needed, each with 1 or more")
         if any(level not in range(len(self.multipliers)) for level in self.attention):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep import checkpoint
-from onestep.core.config import from_dict
+from onestep.core.config import at_least, from_dict
 from onestep.core.contract import Loss, Objective, OneStepModel, Pair
 from onestep.core.errors import UsageError
 from onestep.methods.ctmsr.model import Ctmsr, CtmsrConfig, levels, q_sample
@@ -64,12 +64,8 @@ class ConsistencyConfig:
         Raises:
             UsageError: One line that names the field.
         """
-        for name in ("ct_steps", "dtm_steps", "perceptual_shift", "dtm_guard"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"objective.{name}={getattr(self, name)}: must be at least 0")
-        for name in ("dtm_intervals", "refresh"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"objective.{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, ("ct_steps", "dtm_steps", "perceptual_shift", "dtm_guard"), 0, prefix="objective.")
+        at_least(self, ("dtm_intervals", "refresh"), prefix="objective.")
         if min(self.intervals) < 1:
             raise UsageError(f"objective.intervals={list(self.intervals)}: must be at least 1")
         if self.dtm_steps:

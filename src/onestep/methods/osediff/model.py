@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from onestep.core.config import at_least
 from onestep.core.contract import ColorFix, Condition, OneStepModel, Traits
-from onestep.core.errors import UsageError
 from onestep.core.picture import Picture
 from onestep.core.resize import resize
 from onestep.methods.osediff import prompts
@@ -54,9 +54,7 @@ class OsediffConfig:
         Raises:
             UsageError: One line that names the field.
         """
-        for name in ("scale", "rank_unet", "rank_vae"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, ("scale", "rank_unet", "rank_vae"))
 
     def build(self) -> "Osediff":
         """With fresh adapters on the base, which is loaded, or has fresh weights where it is part of this.
@@ -65,16 +63,11 @@ class OsediffConfig:
             UsageError: The base is not there or of another kind.
             InputError: The base cannot be read.
         """
-        if self.prior is not None:
-            return Osediff(self, DiffusionPrior.build(self.prior))
-        return Osediff(self, prior_folders.load(self.base))
+        return Osediff(self, prior_folders.load(self.base, self.prior))
 
     def outline(self) -> "Osediff":
         """The same without numbers, on the device "meta": for counting."""
-        if self.prior is not None:
-            with torch.device("meta"):
-                return Osediff(self, DiffusionPrior.build(self.prior))
-        prior = prior_folders.outline(self.base)
+        prior = prior_folders.outline(self.base, self.prior)
         with torch.device("meta"):
             return Osediff(self, prior)
 
@@ -121,8 +114,7 @@ class Osediff(OneStepModel):
 
     def noise_shape(self, lr: torch.Size) -> torch.Size:
         """Of a latent: noise is what the posterior's sample is drawn with."""
-        sides = (side * self.config.scale // self.prior.factor for side in lr[2:])
-        return torch.Size((lr[0], self.prior.latent, *sides))
+        return self.prior.latent_shape(lr, self.config.scale)
 
     def layer_bytes(self, dtype: torch.dtype) -> float:
         """Bytes per LR pixel: three of the VAE's largest feature maps, at HR size."""

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from onestep.core.config import at_least
 from onestep.core.contract import ColorFix, Condition, OneStepModel, Traits
-from onestep.core.errors import UsageError
 from onestep.methods.s3diff.options import S3diffOptions
 from onestep.networks import prior_folders
 from onestep.networks.adapters import Adapters
@@ -74,9 +74,7 @@ class S3diffConfig:
         Raises:
             UsageError: One line that names the field.
         """
-        for name in ("scale", "rank_unet", "rank_vae"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, ("scale", "rank_unet", "rank_vae"))
 
     def build(self) -> "S3diff":
         """With fresh adapters, gates and estimator on the base, which is loaded, or fresh where it is part.
@@ -85,15 +83,13 @@ class S3diffConfig:
             UsageError: The base is not there or of another kind.
             InputError: The base cannot be read.
         """
-        if self.prior is not None:
-            return S3diff(self, DiffusionPrior.build(self.prior))
-        return S3diff(self, prior_folders.load(self.base))
+        return S3diff(self, prior_folders.load(self.base, self.prior))
 
     def outline(self) -> "S3diff":
         """The same without numbers, on the device "meta": for counting."""
-        prior = prior_folders.outline(self.base) if self.prior is None else None
+        prior = prior_folders.outline(self.base, self.prior)
         with torch.device("meta"):
-            return S3diff(self, prior or DiffusionPrior.build(cast("PriorConfig", self.prior)))
+            return S3diff(self, prior)
 
 
 class S3diff(OneStepModel):
@@ -149,8 +145,7 @@ class S3diff(OneStepModel):
 
     def noise_shape(self, lr: torch.Size) -> torch.Size:
         """Of a latent: noise is what the posterior's sample is drawn with."""
-        sides = (side * self.config.scale // self.prior.factor for side in lr[2:])
-        return torch.Size((lr[0], self.prior.latent, *sides))
+        return self.prior.latent_shape(lr, self.config.scale)
 
     def layer_bytes(self, dtype: torch.dtype) -> float:
         """Bytes per LR pixel: three of the VAE's largest feature maps, at HR size."""
