@@ -83,7 +83,11 @@ class _Tiff:
         return int(struct.unpack(self.order + kind, self._read(at, struct.calcsize(self.order + kind)))[0])
 
     def places(self, at: int) -> tuple[list[_Place], int]:
-        """The entries of the directory at an offset, and where its pointer to the next directory is."""
+        """The entries of the directory at an offset, and where its pointer to the next directory is.
+
+        Raises:
+            ValueError: There is no directory at the offset.
+        """
         head, step, inline = (8, 20, 8) if self.big else (2, 12, 4)
         count = self.number(at, "Q" if self.big else "H")
         if count > 4096:

@@ -192,7 +192,11 @@ class Adapters:
 
     @contextmanager
     def resuming(self, state: tuple[list[str], str | None]) -> Generator[None]:
-        """Let act what acted before, for the length of a ``with``: what is recomputed needs it."""
+        """Let act what acted before, for the length of a ``with``: what is recomputed needs it.
+
+        Raises:
+            UsageError: Another role has been folded into the weights since.
+        """
         if self.settled is not None:
             if state[1] != self.settled:
                 raise UsageError(f"the weights hold the role {self.settled!r} for good; load the model anew")
@@ -211,6 +215,9 @@ class Adapters:
         Args:
             role: It acts from now on without its adapters.
             dtype: What the weights are stored in afterwards; None: as they are.
+
+        Raises:
+            UsageError: A role has been folded already.
         """
         if self.settled is not None:
             raise UsageError(f"the weights hold the role {self.settled!r} for good; load the model anew")

@@ -53,7 +53,11 @@ class Source(Protocol):
         ...
 
     def rasters(self, top: int) -> Iterator[Array]:
-        """Consecutive rows from ``top`` on, (n, width, C)."""
+        """Consecutive rows from ``top`` on, (n, width, C).
+
+        Raises:
+            InputError: The file is damaged or ends early.
+        """
         ...
 
 

@@ -135,7 +135,11 @@ class Ctmsr(OneStepModel):
         return c_skip * x + (1 - c_skip) * y + c_out * detail
 
     def condition(self, lr: Tensor, options: CtmsrOptions) -> Condition:
-        """{"official": (1,)}: whether the official tiling is asked for."""
+        """{"official": (1,)}: whether the official tiling is asked for.
+
+        Raises:
+            UsageError: There is no such tiling.
+        """
         if options.tiling not in ("canvas", "official"):
             raise UsageError(f"tiling={options.tiling}: choose canvas or official")
         return {"official": torch.tensor([options.tiling == "official"])}

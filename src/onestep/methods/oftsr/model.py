@@ -148,7 +148,11 @@ class FlowField(nn.Module):
         return torch.cat([x, lr_up], 1)
 
     def finish(self, prepared: Any, t: Tensor) -> Tensor:
-        """The velocity (B, 3, H, W) at times t (B,) or, for the compact network, a map (B, 1, h, w)."""
+        """The velocity (B, 3, H, W) at times t (B,) or, for the compact network, a map (B, 1, h, w).
+
+        Raises:
+            UsageError: A map of times for a network that takes one time per picture.
+        """
         if isinstance(self.net, CompactFlow):
             return self.net.finish(prepared, 999 * (t if t.ndim == 4 else t.reshape(-1, 1, 1, 1)))
         if t.ndim == 4:
