@@ -68,3 +68,10 @@ def home(tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(hub.HOME_VARIABLE, str(tiny_home))
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     return tiny_home
+
+
+@pytest.fixture
+def workplace(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that commands run in, with the tiny models at home."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,9 +1,6 @@
-"""What users do wrong, and what goes wrong: one clear line, the right exit code, nothing finished lost."""
+"""What users do wrong: one clear line, the right exit code, and no result that was not asked for."""
 
 import json
-import os
-import re
-import signal
 import struct
 import zlib
 from pathlib import Path
@@ -12,30 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from onestep import Picture, Upscaler
-from onestep.cli import entry, run
-from onestep.onepass import Engine
+from command_line import one_line, upscale
+from onestep.cli import run
 from pictures import put
 
+pytestmark = pytest.mark.usefixtures("workplace")
 HUGE = 60_000
-
-
-@pytest.fixture(autouse=True)
-def _home(home, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def upscale(*words, model="tiny"):
-    return run(["upscale", *map(str, words), "-n", str(model), "-g", "cpu", "--dtype", "float32"])
-
-
-def one_line(capsys):
-    """The only thing said, which is one line for a person."""
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert re.fullmatch(r"onestep: [^\n]+\n", captured.err), captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def png(width, height, data=b""):
@@ -216,93 +195,6 @@ def test_impossible_outputs(inputs, out, says, capsys, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(capsys, tmp_path):
-    put("photo.png")
-    (tmp_path / "locked").mkdir(mode=0o500)
-    assert upscale("photo.png", "-o", "locked/out.png") == 2
-    assert "locked" in one_line(capsys)
-
-
-def test_a_full_disk_fails_the_file_and_leaves_no_half(monkeypatch, capsys, tmp_path):
-    put("in/a.png")
-    put("in/b.png")
-    save = Picture.save
-
-    def full(self, path, **saving):
-        if Path(path).name.startswith(".a_x4"):  # written under another name first
-            raise OSError(28, "No space left on device", str(path))
-        save(self, path, **saving)
-
-    monkeypatch.setattr(Picture, "save", full)
-    assert upscale("in", "-o", "out", "-q") == 1
-    assert "No space left" in one_line(capsys)
-    assert [file.name for file in Path("out").glob("[!.]*")] == ["b_x4.png"]
-
-
-def test_a_picture_too_large_for_the_memory(monkeypatch, capsys):
-    put("photo.png")
-    monkeypatch.setattr("onestep.upscaler.free_memory", lambda _: 1000)
-    assert upscale("photo.png", "-o", "out.png") == 1
-    assert "ask for a smaller size" in one_line(capsys)
-
-
-@pytest.mark.parametrize(("times", "finished"), [(1, 2), (2, 1)])
-def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(times, finished, monkeypatch, capsys):
-    """Ctrl-C while the second of three is done: once, it is finished; twice, it is dropped."""
-    for index in range(3):
-        put(f"in/p{index}.png", seed=index)
-    forward, count = Engine._forward, 0
-
-    def interrupted(*words, **named):
-        nonlocal count
-        count += 1
-        if count == 2:
-            for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
-        return forward(*words, **named)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Engine, "_forward", interrupted)
-        assert upscale("in", "-o", "out", "--json") == 130
-    captured = capsys.readouterr()
-    assert captured.err.count("press Ctrl-C again") == 1
-    assert "of 3 finished and kept; the same command continues" in captured.err
-    assert "Traceback" not in captured.err
-    if times == 1:
-        assert [json.loads(row)["status"] for row in captured.out.splitlines()] == ["ok"] * finished
-        assert "interrupted: 2 of 3" in captured.err
-    there = sorted(file.name for file in Path("out").iterdir())
-    assert there == [".onestep.jsonl", *(f"p{index}_x4.png" for index in range(finished))]
-    assert upscale("in", "-o", "out", "--json") == 0
-    statuses = [json.loads(row)["status"] for row in capsys.readouterr().out.splitlines()]
-    assert statuses == ["skipped"] * finished + ["ok"] * (3 - finished)
-
-
-def test_what_an_earlier_run_finished_counts_as_kept(monkeypatch, capsys):
-    put("in/a.png")
-    assert upscale("in", "-o", "out") == 0
-    put("in/b.png")
-
-    def interrupted(*_, **__):
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Engine, "_forward", interrupted)
-    assert upscale("in", "-o", "out") == 130
-    assert "interrupted: 1 of 2 finished and kept" in capsys.readouterr().err
-
-
-def test_a_torn_journal_is_no_obstacle(capsys, tmp_path):
-    put("in/a.png")
-    assert upscale("in", "-o", "out") == 0
-    journal = tmp_path / "out" / ".onestep.jsonl"
-    journal.write_bytes(journal.read_bytes() + b'\n{"result": "a_x4')
-    capsys.readouterr()
-    assert upscale("in", "-o", "out", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["status"] == "skipped"
-
-
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -320,17 +212,3 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(words, code, says, ca
     said = capsys.readouterr().err
     assert "Traceback" in said
     assert said.splitlines()[-1].startswith("onestep: ")
-
-
-def test_a_defect_of_ours_is_one_line_too(monkeypatch, capsys):
-    put("photo.png")
-
-    def broken(*_, **__):
-        raise ZeroDivisionError("a defect")
-
-    monkeypatch.setattr(Upscaler, "run", broken)
-    with pytest.raises(ZeroDivisionError):
-        upscale("photo.png", "-o", "out.png")
-    capsys.readouterr()
-    entry._in_one_line(ZeroDivisionError, ZeroDivisionError("a defect"), None)
-    assert "unexpected ZeroDivisionError: a defect" in one_line(capsys)
