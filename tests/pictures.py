@@ -16,12 +16,20 @@ COLORS = {1: 0, 2: 4, 3: 2, 4: 6}
 """PNG's number for grey, grey + alpha, RGB and RGBA."""
 
 
-def put(path, size=(12, 9), seed=0):
-    """Write a picture of noise, 8-bit RGB; size is (width, height)."""
+def put(path, size=(12, 9), seed=0, mode="RGB", **saving):
+    """Write a picture of noise, 8 bits a channel; size is (width, height)."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    array = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(array).save(path)
+    channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
+    array = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
+    Image.fromarray(array[..., 0] if channels == 1 else array).save(path, **saving)
     return Path(path)
+
+
+def hr_folder(tmp_path):
+    """Write two pictures into ``hr`` and return its name."""
+    for index in range(2):
+        put(tmp_path / "hr" / f"p{index}.png", (32, 24), index)
+    return "hr"
 
 
 class Nearest(OneStepModel):
