@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from onestep.core.picture import Picture, as_picture
+from onestep.core.synthetic import synthetic
 from onestep.methods.osediff import Osediff, OsediffConfig
 from onestep.networks.diffusion_prior import DiffusionPrior
 from onestep.networks.prior_config import PriorConfig
@@ -46,6 +48,12 @@ def tiny_model(**settings: Any) -> Osediff:
     model = OsediffConfig(base="tiny", prior=TINY, **settings).build().eval()
     shaken(model.prior.parameters_of("generator"))
     return model
+
+
+def photo(height: int = 20, width: int = 28) -> Picture:
+    """A synthetic picture, always the same."""
+    side = max(height, width)
+    return as_picture(synthetic(side, torch.Generator().manual_seed(4))[:, :height, :width])
 
 
 def folder_of(prior: DiffusionPrior, folder: Path, prediction: str = "epsilon") -> Path:
