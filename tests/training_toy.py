@@ -102,3 +102,19 @@ def toy(objective: ToyConfig | None = None, **train: Any) -> Recipe:
         check=CheckConfig(every=0, images=2, crop=33, sweep={"gain": (0.0, 1.0)}),
         card=CardConfig(license="CC0-1.0", limits=("everything",), defaults={"gain": 0.5}),
     )
+
+
+def build(recipe):
+    torch.manual_seed(0)
+    return recipe.objective.build()
+
+
+def same(a, b):
+    """Whether two states are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
