@@ -1,12 +1,11 @@
 """``onestep degrade --estimate``: what it prints, and what it refuses."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from command_line import records
 from onestep import checkpoint
 from onestep.cli import run
 from onestep.core.config import to_dict
@@ -31,10 +30,6 @@ def net(tmp_path):
     card = checkpoint.Card("own", "degradation-estimator", to_dict(config), {}, 0, "CC0", None, "0")
     checkpoint.write(tmp_path / "own.safetensors", model.state_dict(), card)
     return model.net
-
-
-def records(capsys):
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_scores_are_those_of_the_network(net, capsys):

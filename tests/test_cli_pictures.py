@@ -9,20 +9,16 @@ import torch
 from PIL import Image
 
 import onestep
+from command_line import upscale
 from icc import PROFILES
-from onestep.cli import batch, run
+from onestep.cli import batch
 from onestep.core.consistent import downscaled
 from onestep.core.errors import UsageError
 from onestep.core.picture import read
 from onestep.knobs import realism_map
 from pictures import About, described, pixels, write
 
-
-@pytest.fixture(autouse=True)
-def _home(home, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
+pytestmark = pytest.mark.usefixtures("workplace")
 SHIPPED = "oftsr-compact-x4"
 
 
@@ -31,10 +27,6 @@ def put(path, size=(24, 18), seed=0, low=60, high=196):
     array = np.random.default_rng(seed).integers(low, high, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(array).save(path)
     return str(path)
-
-
-def upscale(*words, model="tiny"):
-    return run(["upscale", *map(str, words), "-n", model, "-g", "cpu", "--dtype", "float32"])
 
 
 def put_map(path, values):
