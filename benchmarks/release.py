@@ -40,9 +40,8 @@ LIMITS = {
         "It ranks, it does not measure: a score is no sigma and no quality.",
         "It knows blur, reduction, white and shot noise and JPEG; haze, motion and wrong colours it does "
         "not.",
-        "JPEG is known by its 8x8 blocks, where a file has them: in a picture that was cropped or resized "
-        "afterwards it goes unnoticed.",
-        "Blur of more than 1.7 pixels has one score, whatever its strength.",
+        "Gaussian blur of a third of a pixel and less goes unnoticed.",
+        "JPEG is told less surely than noise, above all between the qualities of 80 and 50.",
     ),
     "prior": (
         "A small prior for experiments: it knows the texture of photographs, not their subjects.",

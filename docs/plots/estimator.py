@@ -118,7 +118,7 @@ def draw(scores: np.ndarray, found: dict[str, dict[str, float]], file: Path) -> 
 def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("folders", nargs="+")
+    parser.add_argument("folders", nargs="*")
     parser.add_argument("--held-out")
     parser.add_argument("--estimator")
     parser.add_argument("--drawing", default=str(ROOT / "docs" / "assets" / "estimator.svg"))
@@ -135,7 +135,7 @@ def main() -> None:
     found = coefficients(scores)
     first = sum(name.startswith(tuple(asked.folders)) for name in names)
     print(f"{len(names)} pictures; {first} of them in the folders")
-    print(json.dumps({"all": found, "folders": coefficients(scores[:first])}, indent=1))
+    print(json.dumps({"all": found} | ({"folders": coefficients(scores[:first])} if first else {}), indent=1))
     if asked.report:
         own = {
             kind: {"blur" if kind in BLUR else "noise": round(one["own"], 3)} for kind, one in found.items()

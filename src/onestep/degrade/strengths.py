@@ -25,14 +25,16 @@ NOISE: tuple[Kind, ...] = ("gaussian-noise", "poisson", "jpeg")
 _SIGMA = 3.0
 """Standard deviation of the worst blur, in pixels."""
 _REDUCTION = 4.0
-"""The worst resize keeps this part of the sides: one in so many."""
+"""The worst resize keeps one pixel of so many, along a side."""
 _NOISE = 30.0
 """Standard deviation of the worst noise, in 8-bit levels."""
 _POISSON = 3.0
 _QUALITY = (95.0, 30.0)
 """JPEG quality just above nothing, and of the worst; at a strength of 0 nothing is compressed."""
+_BLOCKS = 16
+"""Side of the blocks of JPEG, those of colour included."""
 _GREY = 0.4
-_MODES = ("area", "bilinear", "bicubic")
+_MODES = ("bilinear", "bicubic")
 
 
 def blur(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -48,15 +50,18 @@ def blur(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
 
 
 def resize(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Reduce the sides to 1 - 3/4 * strength of them, and enlarge again, each in a mode at random."""
+    """Reduce the sides by 1 + 3 * strength, antialiased, and enlarge again, bilinear or bicubic at random.
+
+    Antialiased, so that the strength decides how much is lost, and not the mode of the reduction.
+    """
     size = (image.shape[-2], image.shape[-1])
-    share = 1 - (1 - 1 / _REDUCTION) * strength
-    small = (max(1, round(size[0] * share)), max(1, round(size[1] * share)))
-    down, up = pick(generator, (1.0, 1.0, 1.0)), pick(generator, (1.0, 1.0))
+    factor = 1 + (_REDUCTION - 1) * strength
+    small = (max(1, round(size[0] / factor)), max(1, round(size[1] / factor)))
+    mode = _MODES[pick(generator, (1.0, 1.0))]
     if small == size:
         return image
-    reduced = functional.interpolate(image[None], size=small, mode=_MODES[down])
-    return functional.interpolate(reduced, size=size, mode=_MODES[1 + up])[0].clamp(0, 1)
+    reduced = functional.interpolate(image[None], size=small, mode="bicubic", antialias=True)
+    return functional.interpolate(reduced, size=size, mode=mode)[0].clamp(0, 1)
 
 
 def gaussian_noise(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -72,11 +77,17 @@ def poisson(image: Tensor, strength: float, generator: torch.Generator) -> Tenso
 
 
 def jpeg(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """JPEG of quality 95 - 65 * strength; nothing at 0."""
+    """JPEG of quality 95 - 65 * strength; nothing at 0.
+
+    In half of the pictures blocks begin above and left of the picture, as where it was cropped afterwards.
+    """
     if strength <= 0:
         return image
     quality = _QUALITY[0] + (_QUALITY[1] - _QUALITY[0]) * strength
-    return Jpeg((quality, quality))(image.clamp(0, 1), generator)
+    cut = uniform(generator, 0.0, 1.0) < 0.5
+    top, left = (int(uniform(generator, 0.0, _BLOCKS)) if cut else 0 for _ in range(2))
+    framed = functional.pad(image.clamp(0, 1)[None], (left, 0, top, 0), mode="replicate")[0]
+    return Jpeg((quality, quality))(framed, generator)[:, top:, left:]
 
 
 KINDS: Mapping[Kind, Callable[[Tensor, float, torch.Generator], Tensor]] = MappingProxyType(
@@ -92,11 +103,11 @@ KINDS: Mapping[Kind, Callable[[Tensor, float, torch.Generator], Tensor]] = Mappi
 
 
 def draw(kinds: Sequence[Kind], generator: torch.Generator) -> dict[Kind, float]:
-    """Strengths of the given kinds: all 0 in a tenth, one alone in six tenths, each with even odds else."""
+    """Strengths of the given kinds: all 0 in three tenths, one alone in four, each with even odds else."""
     strengths: dict[Kind, float] = dict.fromkeys(kinds, 0.0)
     chosen: list[Kind]
     case = uniform(generator, 0.0, 1.0)
-    if case < 0.1:
+    if case < 0.3:
         return strengths
     if case < 0.7:
         chosen = [kinds[pick(generator, (1.0,) * len(kinds))]]
@@ -119,3 +130,8 @@ def degrade(image: Tensor, strengths: Mapping[Kind, float], generator: torch.Gen
         if strengths.get(kind, 0.0) > 0:
             image = spoil(image, strengths[kind], generator)
     return image
+
+
+def together(strengths: Mapping[Kind, float], kinds: Sequence[Kind]) -> float:
+    """One strength, 0 to 1, for some kinds: 1 - (1 - s_1) (1 - s_2) ...; a kind that is not named is 0."""
+    return 1 - math.prod(1 - strengths.get(kind, 0.0) for kind in kinds)

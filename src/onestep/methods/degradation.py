@@ -2,14 +2,14 @@
 
     strength:       s = 1 - (1 - s_1) (1 - s_2) ...        of the kinds that count
     margin ranking: max(0, s_b - s_a - (f(b) - f(a)))      where b is degraded more than a
-    anchors:        -log(1 - f(clean)) - log f(worst)
+    anchor:         -s log f - (1 - s) log(1 - f)
 
 Paper: Mou et al., MM-RealSR (arXiv 2205.04910), section 3.2, where it is trained beside a restorer, on pairs
 of copies of one picture. Here it is trained alone, on strengths that are known, and all pictures of a batch
 are compared. So scores of different pictures can be compared too. Deviations: docs/methods/degradation.md.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onestep.core.contract import Condition, Loss, NoOptions, Objective, OneStepModel, Pair, Traits
-from onestep.degrade.strengths import BLUR, KINDS, NOISE, Kind, degrade, draw
+from onestep.degrade.strengths import BLUR, KINDS, NOISE, Kind, degrade, draw, together
 from onestep.networks.degradation_estimator import DegradationEstimator, EstimatorConfig
 
 _APART = 0.02
@@ -65,8 +65,8 @@ class RankingConfig:
     model: EstimatorModelConfig = field(default_factory=EstimatorModelConfig)
     margin: float = 1.0
     """Scores shall differ by this times the difference of the strengths; at 1 they are the strengths."""
-    anchor: float = 0.1
-    """Weight of the anchors beside the ranking."""
+    anchor: float = 0.5
+    """Weight of the cross-entropy beside the ranking: how far the scores are from the strengths."""
     anchors: int = 2
     """Crops of a batch whose two copies are the clean and the worst one."""
 
@@ -92,13 +92,11 @@ class Ranking(Objective):
         images, strengths = self.copies(pair.lr)
         logits = self.model.net.logits(images)
         scores = torch.sigmoid(logits)
-        clean = slice(0, self.config.anchors)
-        worst = slice(len(pair.lr), len(pair.lr) + self.config.anchors)
+        wanted = scores.new_tensor([[together(one, BLUR), together(one, NOISE)] for one in strengths])
         terms = {
-            "blur": ranked(scores[:, 0], _table(strengths, BLUR, scores), self.config.margin),
-            "noise": ranked(scores[:, 1], _table(strengths, NOISE, scores), self.config.margin),
-            "anchor": self.config.anchor
-            * (F.softplus(logits[clean]).mean() + F.softplus(-logits[worst]).mean()),
+            "blur": ranked(scores[:, 0], wanted[:, 0], self.config.margin),
+            "noise": ranked(scores[:, 1], wanted[:, 1], self.config.margin),
+            "anchor": self.config.anchor * F.binary_cross_entropy_with_logits(logits, wanted),
         }
         yield Loss("model", terms)
 
@@ -128,17 +126,11 @@ class Ranking(Objective):
 
 
 def ranked(scores: Tensor, strengths: Tensor, margin: float) -> Tensor:
-    """Mean margin ranking loss of scores (N,) over all pairs that strengths (N, K) order; a scalar.
+    """Mean margin ranking loss of scores (N,) over all pairs that strengths (N,) order; a scalar.
 
-    Kinds add up as 1 - (1 - s_1) (1 - s_2) ...; pairs that differ by less than 0.02 do not count.
+    Pairs that differ by less than 0.02 do not count.
     """
-    whole = 1 - (1 - strengths).prod(-1)
-    gap = whole[None] - whole[:, None]  # [a, b]: how much stronger b is
+    gap = strengths[None] - strengths[:, None]  # [a, b]: how much stronger b is
     counts = gap >= _APART
     missing = torch.relu(margin * gap - (scores[None] - scores[:, None]))
     return (missing * counts).sum() / counts.sum().clamp_min(1)
-
-
-def _table(strengths: Sequence[Mapping[Kind, float]], kinds: Sequence[Kind], like: Tensor) -> Tensor:
-    """(N, K) strengths of some kinds."""
-    return like.new_tensor([[one.get(kind, 0.0) for kind in kinds] for one in strengths])

@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from onestep.core.errors import UsageError
 
@@ -20,6 +21,8 @@ SCORES = ("blur", "noise")
 """What the columns of the output, and the branches, stand for."""
 _GAIN = 5.0
 """What the first filters of a fresh network are multiplied by."""
+_FLAT = 2 / 255
+"""Contrast, in [0, 1], that the local contrast of a picture is held against; about that of rounding."""
 _BAND = 512
 """Rows of a picture that are in memory at once."""
 
@@ -36,6 +39,8 @@ class EstimatorConfig:
     """Reduction between stages; a convolution stands there where it or the width changes something."""
     hidden: int = 512
     """Width between the two linear layers."""
+    window: int = 0
+    """Side of the window in which contrast is evened out beside the picture as it is; 0: not at all."""
 
     def __post_init__(self) -> None:
         """Refuse stages that do not line up.
@@ -45,14 +50,22 @@ class EstimatorConfig:
         """
         if not len(self.widths) == len(self.blocks) == len(self.strides) + 1:
             raise UsageError("estimator: widths and blocks need one entry per stage, strides one less")
+        if self.window < 0 or (self.window and self.window % 2 == 0):
+            raise UsageError(f"estimator: window={self.window}: must be odd, or 0")
 
     @classmethod
     def compact(cls) -> "EstimatorConfig":
         """A fortieth of the work: what this project trains and ships.
 
-        Three reductions, so that a feature vector stands for 8 x 8 pixels, as a block of JPEG does.
+        Three reductions, so that a feature vector stands for 8 x 8 pixels, as a block of JPEG does; and
+        pictures are also seen with even contrast, since blur is in the shape of edges, not in their height.
         """
-        return cls(widths=(16, 32, 48, 64), blocks=(1, 1, 1, 1), strides=(2, 2, 2), hidden=128)
+        return cls(widths=(16, 32, 48, 64), blocks=(1, 1, 1, 1), strides=(2, 2, 2), hidden=128, window=17)
+
+    @property
+    def channels(self) -> int:
+        """Of what the first convolution sees: :func:`evened`, where there is a window."""
+        return 7 if self.window else 3
 
     @property
     def stride(self) -> int:
@@ -62,7 +75,7 @@ class EstimatorConfig:
     @property
     def reach(self) -> int:
         """Pixels that a feature vector sees in each direction, rounded up to a multiple of ``stride``."""
-        reach, step = 1, 1
+        reach, step = 1 + self.window // 2, 1
         for index, count in enumerate(self.blocks):
             reach += 2 * count * step
             if index < len(self.strides) and self.changes(index):
@@ -98,7 +111,7 @@ class DegradationEstimator(nn.Module):
         self.config = config
         branches = range(len(SCORES))
         first, last = config.widths[0], config.widths[-1]
-        self.conv_first = nn.ModuleList(nn.Conv2d(3, first, 3, padding=1) for _ in branches)
+        self.conv_first = nn.ModuleList(nn.Conv2d(config.channels, first, 3, padding=1) for _ in branches)
         self.body = nn.ModuleList(nn.Sequential(*_layers(config)) for _ in branches)
         self.fc_degree = nn.ModuleList(
             nn.Sequential(nn.Linear(last, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
@@ -111,7 +124,9 @@ class DegradationEstimator(nn.Module):
         """Begin with filters that see detail alone, amplified: blur and noise are in nothing else."""
         for branch in range(len(SCORES)):
             first = cast("nn.Conv2d", self.conv_first[branch]).weight
-            first.sub_(first.mean((2, 3), keepdim=True)).mul_(_GAIN)
+            detail = first[:, :6]
+            detail.sub_(detail.mean((2, 3), keepdim=True))
+            first[:, :3].mul_(_GAIN)
             for layer in cast("nn.Sequential", self.body[branch]):
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
@@ -142,10 +157,34 @@ class DegradationEstimator(nn.Module):
         stride, reach, rows = self.config.stride, self.config.reach, image.shape[-2]
         for top in range(0, rows, _BAND):
             start, end = max(0, top - reach), min(rows, top + _BAND + reach)
-            found = self.body[branch](self.conv_first[branch](image[..., start:end, :]))
+            seen = image[..., start:end, :]
+            if self.config.window:
+                seen = evened(seen, self.config.window)
+            found = self.body[branch](self.conv_first[branch](seen))
             kept = (top - start) // stride
             last = top + _BAND >= rows
             yield found[..., kept : None if last else kept + _BAND // stride, :]
+
+
+def evened(image: Tensor, window: int) -> Tensor:
+    """(B, 7, H, W): the picture, its detail with even contrast, and how high the contrast was.
+
+    With m the mean and s the deviation of all channels in a window around each pixel, e = 2 / 255:
+    x, (x - m) / sqrt(s^2 + e^2), and log(sqrt(s^2 + e^2) / e) / 4.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        window: Side of the window; odd. At borders it is cut off.
+    """
+    image = image.float()
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, window, 1, window // 2, count_include_pad=False)
+
+    middle = mean(image)
+    spread = (mean(image.square()) - middle.square()).mean(1, keepdim=True).clamp_min(0)
+    contrast = (spread + _FLAT**2).sqrt()
+    return torch.cat([image, (image - middle) / contrast, (contrast / _FLAT).log() / 4], 1)
 
 
 def _layers(config: EstimatorConfig) -> Iterator[nn.Module]:

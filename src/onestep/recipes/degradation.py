@@ -15,7 +15,7 @@ _LIMITS = (
 
 
 def compact() -> Recipe:
-    """The compact estimator: ten minutes on one CPU thread."""
+    """The compact estimator: twenty minutes on one CPU thread."""
     return Recipe(
         name="degradation-estimator",
         method="degradation-estimator",
@@ -23,7 +23,7 @@ def compact() -> Recipe:
         degradation="bicubic",
         data=DataConfig(folder="train", crop=256, scale=4, vertical=0.5),
         train=TrainConfig(
-            steps=3_000,
+            steps=5_000,
             batch=12,
             optimizers={"model": OptimizerConfig(lr=2e-3, warmup=100, decay_to=0.02)},
             ema=0.99,
