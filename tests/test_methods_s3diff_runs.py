@@ -54,6 +54,15 @@ def test_a_run_starts_from_the_files_of_prior_and_estimator(parts, tmp_path):
     assert not torch.equal(tensors["prior.unet.conv_in.weight"], prior["prior.unet.conv_in.weight"])
 
 
+@pytest.mark.parametrize(("start", "size"), [("zero", 0.0), ("plain", 1.0)])
+def test_gates_start_closed_or_as_plain_adapters(parts, start, size):
+    model = toy(parts, start=start).objective.build().model
+    matrices = model.matrices(torch.tensor([[0.3, 0.8]]))
+    for found in (matrices.vae, matrices.unet):
+        wanted = size * torch.eye(found.shape[-1]).expand_as(found)
+        torch.testing.assert_close(found, wanted, atol=1e-3, rtol=0)
+
+
 def test_a_stopped_run_continues_bit_by_bit(parts, tmp_path):
     whole = train(toy(parts), tmp_path / "whole", device="cpu")
     one = toy(parts)

@@ -107,6 +107,21 @@ def test_fresh_gates_are_almost_closed_and_w_is_not_trained():
     assert gates.w.std().item() == pytest.approx(1, abs=0.35)
 
 
+def test_gates_may_begin_as_plain_adapters_that_learn_what_they_are_told():
+    """Identities for all scores but for rounding; a gradient step makes them depend on the scores."""
+    torch.manual_seed(0)
+    gates = BlockGates(3, 2)
+    gates.begin_plain()
+    features = fourier(torch.tensor([[0.0, 0.0], [0.9, 0.4]]), torch.randn(64))
+    found = gates(features)
+    torch.testing.assert_close(found, torch.eye(3).expand(2, 2, 3, 3), atol=1e-3, rtol=0)
+    optimizer = torch.optim.SGD(gates.parameters(), 1e-3)
+    (found * torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1)).sum().backward()
+    optimizer.step()
+    apart = gates(features)
+    assert float((apart[0] - apart[1]).detach().abs().min()) > 0.05
+
+
 # products
 
 

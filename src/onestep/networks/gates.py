@@ -101,6 +101,13 @@ class BlockGates(nn.Module):
                 nn.init.kaiming_normal_(layer.weight).mul_(_SMALL)
                 layer.bias.zero_()
 
+    @torch.no_grad()
+    def begin_plain(self) -> None:
+        """Begin at the identity, with inner layers of the usual size: plain adapters that can be steered."""
+        for layer in (self.de_mlp[0], self.block_mlp[0]):
+            nn.init.kaiming_normal_(cast("nn.Linear", layer).weight)
+        self.fuse_mlp.bias.copy_(torch.eye(self.rank).flatten())
+
     def forward(self, features: Tensor) -> Tensor:
         """F (B, 256) to M (B, blocks, rank, rank); the first index of a matrix is on A's side."""
         degradation = self.de_mlp(features)[:, None].expand(-1, self.blocks, -1)

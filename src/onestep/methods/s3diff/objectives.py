@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class S3diffTraining:
     """Share of batches whose input is the true image; the estimator still sees the LR image."""
     up: Up = "bicubic"
     """How LR images come to HR size in training."""
+    start: Literal["zero", "plain"] = "zero"
+    """Fresh gates: almost zero, as published, or identities, so that adapters begin as plain ones."""
     leak: bool = False
     """As the published code: the discriminator's next move also has its gradient of the generator's move."""
     checkpointing: bool = False
@@ -78,6 +80,9 @@ class S3diffTraining:
         model = _on_prior(config, Path(self.prior)) if self.prior else config.build()
         if known is not None and model.estimator is not None:
             model.estimator.load_state_dict(known.state_dict())
+        if self.start == "plain" and model.gates is not None:
+            model.gates.vae.begin_plain()
+            model.gates.unet.begin_plain()
         lpips = Lpips.load(self.perceptual_net) if self.perceptual > 0 else None
         judge = self.discriminator.build() if self.adversarial > 0 else None
         return DegradationGuided(self, model, lpips, judge)
