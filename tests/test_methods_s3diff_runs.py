@@ -11,6 +11,7 @@ pytest.importorskip("diffusers")
 from onestep import checkpoint
 from onestep.core.config import to_dict
 from onestep.core.errors import InputError, UsageError
+from onestep.estimates import load_estimator
 from onestep.methods.degradation import EstimatorModelConfig
 from onestep.methods.prior import PriorModelConfig
 from onestep.methods.s3diff import S3diffTraining
@@ -52,6 +53,8 @@ def test_a_run_starts_from_the_files_of_prior_and_estimator(parts, tmp_path):
     name = "prior.unet.mid_block.resnets.0.conv1"
     assert torch.equal(tensors[f"{name}.base_layer.weight"], prior[f"{name}.weight"])
     assert not torch.equal(tensors["prior.unet.conv_in.weight"], prior["prior.unet.conv_in.weight"])
+    known = load_estimator(released)  # what it was trained with can be taken out again
+    assert torch.equal(known.conv_first[0].weight, estimator["net.conv_first.0.weight"])
 
 
 @pytest.mark.parametrize(("start", "size"), [("zero", 0.0), ("plain", 1.0)])

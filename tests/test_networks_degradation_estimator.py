@@ -1,6 +1,7 @@
 """The degradation estimator: its shape, what its scores depend on, its official files, the one that ships."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from onestep import checkpoint
 from onestep.convert import convert_file
 from onestep.convert import de_net as official
+from onestep.core.config import to_dict
 from onestep.core.errors import InputError, UsageError
 from onestep.core.synthetic import synthetic
 from onestep.degrade import jpeg as codec
@@ -85,26 +87,57 @@ def test_the_branches_are_independent(small, branch):
     assert float(after[0, 1 - branch]) == float(before[0, 1 - branch])
 
 
-@pytest.mark.parametrize("config", [SMALL, EstimatorConfig.compact()])
-@pytest.mark.parametrize("size", [(61, 13), (128, 9), (97, 8)])
-def test_bands_change_nothing(monkeypatch, config, size):
+SEEING = [SMALL, replace(SMALL, window=9), EstimatorConfig.compact()]
+
+
+def positive(config: EstimatorConfig) -> DegradationEstimator:
+    """No ReLU closes and nothing cancels, so what is seen is felt."""
     torch.manual_seed(0)
     net = DegradationEstimator(config)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.abs_().mul_(0.3 if "first" in name else 1.0)
+    return net
+
+
+@pytest.mark.parametrize("config", SEEING)
+@pytest.mark.parametrize("size", [(61, 13), (128, 9), (97, 8)])
+def test_bands_change_nothing(monkeypatch, config, size):
+    net = positive(config)
     image = torch.rand(1, 3, *size) * 2 - 1
-    whole = net(image)
+    whole = net.logits(image).detach()
     monkeypatch.setattr(degradation_estimator, "_BAND", 16)
-    torch.testing.assert_close(net(image), whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(net.logits(image).detach() / whole, torch.ones(1, 2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("config", SEEING)
+def test_features_see_as_far_as_is_said(config):
+    """A row of features depends on the rows within `reach` (less rounding to the stride), and on no other."""
+    net = positive(config)
+    image = (torch.rand(1, 3, 240, 16) * 0.2).requires_grad_()
+    seen, _ = next(iter(net._bands(image)))
+    row = 120 // config.stride
+    features = net.body[0](net.conv_first[0](seen))
+    features[0, :, row].sum().backward()
+    felt = image.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    reach = max(120 - int(felt[0]), int(felt[-1]) - (120 + config.stride - 1))
+    assert config.reach - config.stride < reach <= config.reach
 
 
 def test_a_band_without_its_surroundings_would_differ(monkeypatch):
-    """The test above could not fail if the borders of bands did not matter."""
-    torch.manual_seed(0)
-    net = DegradationEstimator(SMALL)
+    """The first test above could not fail if the borders of bands did not matter."""
+    net = positive(SMALL)
     image = torch.rand(1, 3, 96, 9) * 2 - 1
-    whole = net(image)
+    whole = net.logits(image).detach()
     monkeypatch.setattr(degradation_estimator, "_BAND", 16)
     monkeypatch.setattr(EstimatorConfig, "reach", 0)
-    assert float((net(image) - whole).detach().abs().max()) > 1e-5
+    assert float((net.logits(image).detach() / whole - 1).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2)])
+def test_tiny_pictures_have_scores(size):
+    scores = DegradationEstimator(EstimatorConfig.compact())(torch.rand(1, 3, *size) * 2 - 1)
+    assert torch.isfinite(scores).all()
 
 
 def test_stages_that_do_not_line_up_are_refused():
@@ -200,6 +233,17 @@ def test_other_release_files_are_no_estimators(tmp_path):
     assert card.method == "resample"
     with pytest.raises(UsageError, match="holds the method 'resample'"):
         load_estimator(tmp_path / "other.safetensors")
+
+
+def test_files_from_before_windows_load(tmp_path, small):
+    shape = to_dict(SMALL)
+    del shape["window"]
+    card = checkpoint.Card("old", METHOD, {"network": shape}, {}, 0, "none", None, "0")
+    checkpoint.write(
+        tmp_path / "old.safetensors", {f"net.{k}": v for k, v in small.state_dict().items()}, card
+    )
+    image = torch.rand(1, 3, 12, 12)
+    assert torch.equal(load_estimator(tmp_path / "old.safetensors")(image), small(image))
 
 
 @pytest.mark.parametrize("kind", KINDS)

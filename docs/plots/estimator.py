@@ -1,6 +1,6 @@
 """Draw docs/assets/estimator.svg: scores of the degradation estimator against degradations of known strength.
 
-    python docs/plots/estimator.py --held-out TRAINING-FOLDER FOLDER...
+    python docs/plots/estimator.py [--held-out TRAINING-FOLDER] [FOLDER...]
 
 One crop of each picture (the middle, up to 512 pixels, reduced to a quarter by antialiased bicubic) is
 degraded by one kind at a time, in ten strengths from 0 to 1, and rounded to 8 bits. Spearman's coefficient is
@@ -125,6 +125,8 @@ def main() -> None:
     parser.add_argument("--scores", help="where to write, or to read when it is there, all scores (npz)")
     parser.add_argument("--report", help="where to write the coefficients (json)")
     asked = parser.parse_args()
+    if not (asked.folders or asked.held_out):
+        parser.error("no pictures: name folders, or --held-out")
     if asked.scores and Path(asked.scores).is_file():
         held = np.load(asked.scores)
         names, scores = list(held["names"]), held["scores"]

@@ -20,9 +20,9 @@ from onestep.core.errors import UsageError
 SCORES = ("blur", "noise")
 """What the columns of the output, and the branches, stand for."""
 _GAIN = 5.0
-"""What the first filters of a fresh network are multiplied by."""
+"""What the first filters of a fresh network are multiplied by where they see the picture itself."""
 _FLAT = 2 / 255
-"""Contrast, in [0, 1], that the local contrast of a picture is held against; about that of rounding."""
+"""Contrast, in [0, 1], below which a part of a picture counts as flat; rounding alone has a seventh of it."""
 _BAND = 512
 """Rows of a picture that are in memory at once."""
 
@@ -43,7 +43,7 @@ class EstimatorConfig:
     """Side of the window in which contrast is evened out beside the picture as it is; 0: not at all."""
 
     def __post_init__(self) -> None:
-        """Refuse stages that do not line up.
+        """Refuse stages that do not line up, and windows without a middle.
 
         Raises:
             UsageError: One line that names the field.
@@ -55,7 +55,7 @@ class EstimatorConfig:
 
     @classmethod
     def compact(cls) -> "EstimatorConfig":
-        """A fortieth of the work: what this project trains and ships.
+        """A fortieth of the multiply-adds: what this project trains and ships.
 
         Three reductions, so that a feature vector stands for 8 x 8 pixels, as a block of JPEG does; and
         pictures are also seen with even contrast, since blur is in the shape of edges, not in their height.
@@ -121,7 +121,7 @@ class DegradationEstimator(nn.Module):
 
     @torch.no_grad()
     def _look_closely(self) -> None:
-        """Begin with filters that see detail alone, amplified: blur and noise are in nothing else."""
+        """Begin with filters that see detail alone: blur and noise are in nothing else."""
         for branch in range(len(SCORES)):
             first = cast("nn.Conv2d", self.conv_first[branch]).weight
             detail = first[:, :6]
@@ -143,34 +143,35 @@ class DegradationEstimator(nn.Module):
     def logits(self, image: Tensor) -> Tensor:
         """What the scores are the sigmoid of."""
         image = image / 2 + 0.5
-        return torch.cat([self._logit(image, branch) for branch in range(len(SCORES))], 1)
-
-    def _logit(self, image: Tensor, branch: int) -> Tensor:
-        sums = [part.float().sum((2, 3)) for part in self._features(image, branch)]
+        sums: list[list[Tensor]] = [[] for _ in SCORES]
+        for seen, rows in self._bands(image):
+            for branch, found in enumerate(sums):
+                features = self.body[branch](self.conv_first[branch](seen))
+                found.append(features[..., rows, :].float().sum((2, 3)))
         height, width = (-(-side // self.config.stride) for side in image.shape[-2:])
-        mean = torch.stack(sums).sum(0) / (height * width)
+        means = [torch.stack(found).sum(0) / (height * width) for found in sums]
         with torch.autocast(image.device.type, enabled=False):
-            return self.fc_degree[branch](mean)
+            return torch.cat([head(mean) for head, mean in zip(self.fc_degree, means, strict=True)], 1)
 
-    def _features(self, image: Tensor, branch: int) -> Iterator[Tensor]:
-        """The features of a picture, band of rows by band of rows; a band sees what it needs around it."""
+    def _bands(self, image: Tensor) -> Iterator[tuple[Tensor, slice]]:
+        """What the first convolution sees, band by band with its surroundings; rows of features to keep."""
         stride, reach, rows = self.config.stride, self.config.reach, image.shape[-2]
         for top in range(0, rows, _BAND):
             start, end = max(0, top - reach), min(rows, top + _BAND + reach)
             seen = image[..., start:end, :]
-            if self.config.window:
-                seen = evened(seen, self.config.window)
-            found = self.body[branch](self.conv_first[branch](seen))
             kept = (top - start) // stride
             last = top + _BAND >= rows
-            yield found[..., kept : None if last else kept + _BAND // stride, :]
+            yield (
+                evened(seen, self.config.window) if self.config.window else seen,
+                slice(kept, None if last else kept + _BAND // stride),
+            )
 
 
 def evened(image: Tensor, window: int) -> Tensor:
     """(B, 7, H, W): the picture, its detail with even contrast, and how high the contrast was.
 
-    With m the mean and s the deviation of all channels in a window around each pixel, e = 2 / 255:
-    x, (x - m) / sqrt(s^2 + e^2), and log(sqrt(s^2 + e^2) / e) / 4.
+    With m the mean of each colour in a window around each pixel, s^2 the mean of the three colours' variances
+    there, e = 2 / 255 and c = sqrt(s^2 + e^2): x, (x - m) / c, and log(c / e) / 4.
 
     Args:
         image: (B, 3, H, W) in [0, 1].
@@ -179,12 +180,15 @@ def evened(image: Tensor, window: int) -> Tensor:
     image = image.float()
 
     def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, window, 1, window // 2, count_include_pad=False)
+        for size, pad in (((window, 1), (window // 2, 0)), ((1, window), (0, window // 2))):
+            x = F.avg_pool2d(x, size, 1, pad, count_include_pad=False)
+        return x
 
-    middle = mean(image)
-    spread = (mean(image.square()) - middle.square()).mean(1, keepdim=True).clamp_min(0)
+    centred = image - 0.5  # the difference of squares below is then of small numbers
+    middle = mean(centred)
+    spread = (mean(centred.square()) - middle.square()).mean(1, keepdim=True).clamp_min(0)
     contrast = (spread + _FLAT**2).sqrt()
-    return torch.cat([image, (image - middle) / contrast, (contrast / _FLAT).log() / 4], 1)
+    return torch.cat([image, (centred - middle) / contrast, (contrast / _FLAT).log() / 4], 1)
 
 
 def _layers(config: EstimatorConfig) -> Iterator[nn.Module]:
