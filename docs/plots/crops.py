@@ -34,10 +34,11 @@ def pixels(image: torch.Tensor, top: int, left: int, side: int) -> np.ndarray:
     return (shown.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
 
-def column(words: str) -> tuple[Upscaler, dict[str, str]]:
-    """A model and its options from ``NAME,option=value,...``."""
+def column(words: str) -> tuple[Upscaler, dict[str, float]]:
+    """A model and its options, which are numbers, from ``NAME,option=value,...``."""
     name, *options = words.split(",")
-    return Upscaler.load(name), dict(option.split("=", 1) for option in options)
+    pairs = (option.split("=", 1) for option in options)
+    return Upscaler.load(name), {option: float(value) for option, value in pairs}
 
 
 def draw(given: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onestep.core.config import from_dict
 from onestep.core.errors import InputError, UsageError
 from onestep.core.picture import read
 
@@ -30,7 +31,8 @@ def options_of(kind: type, defaults: Mapping[str, Any], given: Mapping[str, Any]
         name: Of the model, for messages.
 
     Raises:
-        UsageError: The model lacks one of them, ``realism`` is outside [0, 1], or its file cannot be read.
+        UsageError: The model lacks one of them, one is of another type, ``realism`` is outside [0, 1], or its
+            file cannot be read.
     """
     known = [field.name for field in dataclasses.fields(kind)]
     values = {**defaults, **given}
@@ -38,9 +40,11 @@ def options_of(kind: type, defaults: Mapping[str, Any], given: Mapping[str, Any]
         if word not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UsageError(f"the model {name} has no option {word!r}; {has}")
+    plain = {word: value for word, value in values.items() if word != "realism"}
+    options = from_dict(kind, plain, "option ")
     if "realism" in values:
-        values["realism"] = _realism(values["realism"])
-    return kind(**values)
+        options = dataclasses.replace(options, realism=_realism(values["realism"]))
+    return options
 
 
 def realism_map(path: str | Path) -> Tensor:
