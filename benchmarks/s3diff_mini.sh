@@ -1,7 +1,7 @@
 #!/bin/sh
-# S3Diff on the mini prior, in three steps of its idea and one budget: plain adapters; gates; gates, online
-# negatives and guidance. Trains them (hours on two CPU cores; the same command continues), then scores them on
-# pictures that were degraded mildly and strongly.
+# S3Diff on the mini prior, step by step and with one budget: plain adapters; gates; gates that begin as plain
+# adapters; gates, online negatives and guidance. Trains them (hours on two CPU cores; the same command
+# continues), then scores them on pictures that were degraded mildly and strongly.
 #
 #   sh benchmarks/s3diff_mini.sh PRIOR.safetensors PHOTOS HR OUT
 #
@@ -15,10 +15,16 @@ prior=$1 photos=$2 hr=$3 runs=$4/runs scores=$4/scores
 metrics=psnr-y,ssim-y,lpips-squeeze,niqe,brisque,feature-squeezenet-onnx,kid-squeeze
 mkdir -p "$runs" "$scores"
 
-for run in s3diff-mini-plain s3diff-mini-gated s3diff-mini; do
-  onestep train "$run" --run "$runs/$run" --set "objective.prior=$prior" --set "data.folder=$photos" \
-    ${STEPS:+--set train.steps=$STEPS} ${CROP:+--set data.crop=$CROP}
-done
+run() { # name of the run, recipe, settings...
+  name=$1 recipe=$2
+  shift 2
+  onestep train "$recipe" --run "$runs/$name" --set "objective.prior=$prior" --set "data.folder=$photos" \
+    ${STEPS:+--set train.steps=$STEPS} ${CROP:+--set data.crop=$CROP} "$@"
+}
+run plain s3diff-mini-plain
+run gated s3diff-mini-gated
+run begun-plain s3diff-mini-gated --set objective.start=plain
+run full s3diff-mini
 
 # LPIPS-squeeze was a training loss: it is shown, it decides nothing.
 for preset in camera realesrgan; do # mild, strong
@@ -30,12 +36,14 @@ for preset in camera realesrgan; do # mild, strong
       onestep evaluate --hr "$hr" --preset "$preset" --metrics $metrics -n "$model" "$@" -o "$scores/$preset/$row.json" -q
   }
   score "00 bicubic" bicubic
-  score "01 plain adapters" "$runs/s3diff-mini-plain"
-  score "02 gates" "$runs/s3diff-mini-gated"
-  for guidance in 1 1.07 1.5; do
-    score "03 gates, negatives, guidance $guidance" "$runs/s3diff-mini" -O guidance=$guidance
+  score "01 plain adapters" "$runs/plain"
+  score "02 gates" "$runs/gated"
+  score "03 gates, told that it is clean" "$runs/gated" -O blur=0 -O noise=0
+  score "04 gates that began as plain adapters" "$runs/begun-plain"
+  score "05 the same, told that it is clean" "$runs/begun-plain" -O blur=0 -O noise=0
+  for guidance in 1 1.07; do
+    score "06 gates and negatives, guidance $guidance" "$runs/full" -O guidance=$guidance
   done
-  score "04 the same at 1, told that it is clean" "$runs/s3diff-mini" -O guidance=1 -O blur=0 -O noise=0
 done
 python "$(dirname "$0")/score_table.py" "$scores" --trained lpips-squeeze >"$4/table.md"
 cat "$4/table.md"
