@@ -8,7 +8,7 @@ truth. Those of the pages:
 
     crops.py docs/assets/ctmsr-crops.webp bicubic REGRESSION CT FULL --preset resshift
     crops.py docs/assets/osediff-crops.webp bicubic PLAIN VSD --preset osediff
-    crops.py docs/assets/s3diff-crops.webp bicubic PLAIN GATED FULL --preset realesrgan
+    crops.py docs/assets/s3diff-crops.webp bicubic PLAIN GATED BEGUN-PLAIN FULL,guidance=1 --preset realesrgan
 """
 
 import argparse
