@@ -1,5 +1,6 @@
 """Options of a model as they are given in Python: made as they are meant, refused in one line."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from onestep.knobs import options_of
 @dataclass(frozen=True)
 class Options:
     strength: float = 1.0
-    prompt: str | None = None
+    prompt: str | Callable[[int], str] | None = None
     way: Literal["this", "that"] = "this"
 
 
@@ -21,6 +22,12 @@ def test_given_options_go_before_those_of_the_card():
     found = options_of(Options, {"strength": 0.5, "way": "that"}, {"strength": 2}, "m")
     assert found == Options(2.0, None, "that")
     assert options_of(Options, {}, {"strength": np.float64(0.25)}, "m").strength == 0.25
+
+
+def test_functions_and_numbers_of_numpy_are_taken_as_they_are():
+    found = options_of(Options, {}, {"prompt": str, "strength": np.float32(0.5)}, "m")
+    assert found.prompt is str
+    assert found.strength == 0.5
 
 
 @pytest.mark.parametrize(

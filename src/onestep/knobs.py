@@ -40,11 +40,11 @@ def options_of(kind: type, defaults: Mapping[str, Any], given: Mapping[str, Any]
         if word not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UsageError(f"the model {name} has no option {word!r}; {has}")
-    plain = {word: value for word, value in values.items() if word != "realism"}
-    options = from_dict(kind, plain, "option ")
     if "realism" in values:
-        options = dataclasses.replace(options, realism=_realism(values["realism"]))
-    return options
+        values["realism"] = _realism(values["realism"])
+    plain = {word: value for word, value in values.items() if isinstance(value, str | float | int | None)}
+    others = {word: value for word, value in values.items() if word not in plain}
+    return dataclasses.replace(from_dict(kind, plain, "option "), **others)
 
 
 def realism_map(path: str | Path) -> Tensor:
