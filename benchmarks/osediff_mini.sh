@@ -35,5 +35,9 @@ for set in drealsr realsr set14; do
   score "01 without VSD" "$runs/osediff-mini-plain"
   score "02 with VSD" "$runs/osediff-mini"
 done
-python "$(dirname "$0")/score_table.py" "$scores" >"$4/table.md"
+here=$(dirname "$0")
+{
+  python "$here/score_table.py" "$scores"
+  python "$here/paired_table.py" "$scores" 02=01
+} >"$4/table.md"
 cat "$4/table.md"

@@ -45,5 +45,10 @@ for preset in camera realesrgan; do # mild, strong
     score "06 gates and negatives, guidance $guidance" "$runs/full" -O guidance=$guidance
   done
 done
-python "$(dirname "$0")/score_table.py" "$scores" --trained lpips-squeeze >"$4/table.md"
+here=$(dirname "$0") negatives="06 gates and negatives, guidance 1"
+{
+  python "$here/score_table.py" "$scores" --trained lpips-squeeze
+  python "$here/paired_table.py" "$scores" 02=01 04=01 04=02 03=02 05=04 "$negatives=01" "$negatives=02" \
+    "${negatives}.07=$negatives" --step camera realesrgan
+} >"$4/table.md"
 cat "$4/table.md"
