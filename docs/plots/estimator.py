@@ -6,11 +6,16 @@ One crop of each picture (the middle, up to 512 pixels, reduced to a quarter by 
 degraded by one kind at a time, in ten strengths from 0 to 1, and rounded to 8 bits. Spearman's coefficient is
 taken over all pictures and strengths of a kind together. Pictures: all of the folders; those that training
 sets aside of a folder (every 20th); four of scikit-image. Needs the extras ``docs`` and ``demo``.
+
+``--variants`` measures, in place of the five kinds, what else the page tells: resize without antialiasing,
+JPEG whose blocks begin at the corner of the picture, and elsewhere; and how well strengths of both kinds of
+resize are told by the share that is left of the energy of second differences, which takes the clean picture.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,10 +23,13 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
+from torch.nn import functional
 
 from onestep.data import DataConfig, decode, files, keyed
+from onestep.degrade import jpeg as codec
+from onestep.degrade.chain import pick, uniform
 from onestep.degrade.presets import preset
-from onestep.degrade.strengths import BLUR, KINDS, degrade
+from onestep.degrade.strengths import BLUR, KINDS, degrade, resize
 from onestep.estimates import estimate, load_estimator
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +83,56 @@ def measured(folders: list[str], held_out: str | None, weights: str | None) -> t
     return names, np.array(rows)
 
 
+def plain_resize(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """To 1 - 3/4 strength of the sides without antialiasing, and back, each in a mode at random."""
+    size = (image.shape[-2], image.shape[-1])
+    small = tuple(max(1, round(side * (1 - 0.75 * strength))) for side in size)
+    down = ("area", "bilinear", "bicubic")[pick(generator, (1.0, 1.0, 1.0))]
+    up = ("bilinear", "bicubic")[pick(generator, (1.0, 1.0))]
+    if small == size:
+        return image
+    reduced = functional.interpolate(image[None], size=small, mode=down)
+    return functional.interpolate(reduced, size=size, mode=up)[0].clamp(0, 1)
+
+
+def jpeg(image: Tensor, strength: float, generator: torch.Generator, cut: bool) -> Tensor:
+    """JPEG as of the kind, with blocks that begin at the corner, or 1 to 7 pixels before it."""
+    if strength <= 0:
+        return image
+    top, left = (1 + int(uniform(generator, 0.0, 7.0)) if cut else 0 for _ in range(2))
+    framed = functional.pad(image.clamp(0, 1)[None], (left, 0, top, 0), mode="replicate")[0]
+    return codec.jpeg(framed, 95 - 65 * strength)[:, top:, left:]
+
+
+def energy(image: Tensor) -> float:
+    """Of second differences along both sides."""
+    return sum(float(torch.diff(image, 2, side).square().mean()) for side in (-2, -1))
+
+
+def variants(folders: list[str], held_out: str | None, weights: str | None) -> dict[str, float]:
+    """Coefficients of what is not among the kinds."""
+    net, reduce = load_estimator(Path(weights) if weights else None), preset("bicubic", 4)
+    ways = {
+        "resize": resize,
+        "resize, not antialiased": plain_resize,
+        "jpeg at the corner": partial(jpeg, cut=False),
+        "jpeg elsewhere": partial(jpeg, cut=True),
+    }
+    found: dict[str, list[float]] = {}
+    for name, image in pictures(folders, held_out):
+        lr = reduce(crop(image), torch.Generator()).clamp(0, 1)
+        for way, spoil in ways.items():
+            for strength in STRENGTHS:
+                generator = torch.Generator().manual_seed(keyed(name.rpartition("/")[2], way, strength))
+                spoilt = ((spoil(lr, strength, generator) * 255).round().clamp(0, 255) / 255)[None]
+                scores = estimate(net, spoilt)
+                found.setdefault(way, []).append(scores["jpeg" in way])
+                if "resize" in way:
+                    found.setdefault(f"{way}, by energy", []).append(-energy(spoilt) / energy(lr))
+    count = len(found["resize"]) // len(STRENGTHS)
+    return {way: float(spearmanr(STRENGTHS * count, values).statistic) for way, values in found.items()}
+
+
 def coefficients(scores: np.ndarray) -> dict[str, dict[str, float]]:
     """Kind -> Spearman's coefficient of its own score, of the other, and the median over single pictures."""
     found: dict[str, dict[str, float]] = {}
@@ -123,10 +181,14 @@ def main() -> None:
     parser.add_argument("--estimator")
     parser.add_argument("--drawing", default=str(ROOT / "docs" / "assets" / "estimator.svg"))
     parser.add_argument("--scores", help="where to write, or to read when it is there, all scores (npz)")
+    parser.add_argument("--variants", action="store_true", help="what is not among the kinds; draws nothing")
     parser.add_argument("--report", help="where to write the coefficients (json)")
     asked = parser.parse_args()
     if not (asked.folders or asked.held_out):
         parser.error("no pictures: name folders, or --held-out")
+    if asked.variants:
+        print(json.dumps(variants(asked.folders, asked.held_out, asked.estimator), indent=1))
+        return
     if asked.scores and Path(asked.scores).is_file():
         held = np.load(asked.scores)
         names, scores = list(held["names"]), held["scores"]

@@ -36,7 +36,7 @@ class S3diffTraining:
     prior: str = ""
     """Release file of method "prior" to start from, not ``model.base``; it becomes part of the result."""
     estimator: str = ""
-    """Release file of the degradation estimator; none: the one that came with the package."""
+    """Release file of the degradation estimator, or of S3Diff; none: the one that came with the package."""
     mse: float = 2.0
     perceptual: float = 5.0
     perceptual_net: LpipsNet = "vgg"
