@@ -107,6 +107,8 @@ def _torch(image: Tensor, size: tuple[int, int], kernel: Kernel, antialias: bool
         return F.interpolate(image, size, mode="area")
     if kernel == "nearest":
         return F.interpolate(image, size, mode="nearest-exact")
+    if antialias and size[1] == 1:  # torch 2.13 fills a column with its first value
+        return F.interpolate(image.mT, (1, size[0]), mode=kernel, align_corners=False, antialias=True).mT
     return F.interpolate(image, size, mode=kernel, align_corners=False, antialias=antialias)
 
 
